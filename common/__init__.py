@@ -1,0 +1,1 @@
+"""The ground: clock, files, transport, errors, configuration, metrics, logs. Imports no service."""

@@ -1,0 +1,16 @@
+"""Checksums: crc32 for everything internal (0.12 us per 4 KiB by ISA-L), md5 where a client sees an ETag."""
+from __future__ import annotations
+
+import hashlib
+
+from isal import isal_zlib
+
+
+def crc32(data: bytes | bytearray | memoryview, start: int = 0) -> int:
+    """CRC-32 (zlib's polynomial), continued from `start`."""
+    return isal_zlib.crc32(data, start)
+
+
+def md5_hex(data: bytes | bytearray | memoryview) -> str:
+    """Hex MD5, 32 characters: Swift's ETag, no security."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
