@@ -1,0 +1,1 @@
+"""Account databases and the account service."""

@@ -1,0 +1,4 @@
+"""`python -m cli`, which is what ./holdfast runs."""
+from cli.main import main
+
+raise SystemExit(main())

@@ -1,0 +1,120 @@
+"""The `holdfast` command: finds the module of a subcommand, and turns what went wrong into one line and an exit code.
+
+Exit codes: 0 done, 1 it did not work (the reason is on standard error), 2 the command line makes no sense.
+"""
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from common.config import hint
+from common.errors import StorageError
+from common.version import VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """`module`.`function`(arguments after the command) -> exit code; imported only when it is asked for."""
+
+    group: str
+    name: str
+    arguments: str
+    summary: str
+    module: str
+    function: str = "main"
+
+
+COMMANDS = (
+    Command(group="Run a node", name="up", arguments="[--data DIR] [--listen HOST:PORT] [--devices N] [--detach]",
+            summary="start; on a fresh machine this makes a cluster of one node", module="cli.up", function="up"),
+    Command(group="Run a node", name="down", arguments="[--data DIR]", summary="stop what `up --detach` started",
+            module="cli.up", function="down"),
+    Command(group="Run a node", name="status", arguments="[--data DIR] [--json]", summary="devices, fill, journals, workers",
+            module="cli.up", function="status"),
+    Command(group="Configure", name="config", arguments="show|check|sample|hash-key",
+            summary="effective values and where each comes from; check a file; print a sample", module="cli.config_cmd"),
+    Command(group="Configure", name="ring", arguments="FILE VERB ...", summary="build and inspect rings (also: ring-builder)",
+            module="cli.ring_builder"),
+    Command(group="Develop", name="test", arguments="[all] [-- PYTEST ARGUMENTS]", summary="lint, types and all tests",
+            module="cli.test_cmd"),
+    Command(group="Develop", name="version", arguments="", summary="print the version", module="cli.main", function="version"),
+)
+
+EXAMPLES = """\
+Examples:
+  holdfast up                               a store on 127.0.0.1:8080
+  holdfast up --data /srv/hf --listen :80   elsewhere, reachable from outside
+  holdfast status                           how it is
+  holdfast config sample > holdfast.toml    a file that explains every setting
+  holdfast config check                     is it right? says file and line if not
+
+`holdfast COMMAND --help` tells more about one command.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("--help", "-h", "help"):
+        return _help(arguments[1:])
+    if arguments[0] in ("--version", "-V"):
+        return version([])
+    command = next((command for command in COMMANDS if command.name == arguments[0]), None)
+    if command is None:
+        near = hint(arguments[0], [command.name for command in COMMANDS])
+        print(f"holdfast: no such command {arguments[0]!r}{near}\nRun `holdfast --help` for the commands.", file=sys.stderr)
+        return 2
+    return _run(command, arguments[1:])
+
+
+def version(_: list[str]) -> int:
+    """Print it."""
+    print(f"holdfast {VERSION}")
+    return 0
+
+
+def format_help() -> str:
+    """What `holdfast --help` prints: commands by group, then examples."""
+    out = ["Holdfast: an object store that explains itself.\n", "Usage: holdfast COMMAND [ARGUMENTS]\n"]
+    for group in dict.fromkeys(command.group for command in COMMANDS):
+        out.append(f"{group}:")
+        for command in COMMANDS:
+            if command.group == group:
+                out.append(f"  {f'{command.name} {command.arguments}'.rstrip()}\n      {command.summary}")
+        out.append("")
+    return "\n".join(out) + "\n" + EXAMPLES
+
+
+def _help(arguments: list[str]) -> int:
+    if arguments and not arguments[0].startswith("-"):
+        return main([arguments[0], "--help"])
+    print(format_help(), end="")
+    return 0
+
+
+def _run(command: Command, arguments: list[str]) -> int:
+    """The edge: errors of ours become one line; a bug keeps its traceback."""
+    try:
+        run: Callable[[list[str]], int] = getattr(importlib.import_module(command.module), command.function)
+        return run(arguments)
+    except StorageError as error:
+        print(f"holdfast: {describe_error(error)}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        sys.stderr.close()                     # `| head` has seen enough: no complaint at exit either
+        return 141
+    except KeyboardInterrupt:
+        return 130
+
+
+def describe_error(error: StorageError) -> str:
+    """One sentence for an operator; problems of a configuration one line each."""
+    fields = error.fields
+    problems = fields.get("problems")
+    if isinstance(problems, list):
+        return "\n          ".join(str(problem) for problem in problems)
+    if "where" in fields and "reason" in fields:
+        return f"{fields['where']}: {fields['reason']}"
+    return str(fields["reason"]) if "reason" in fields else str(error)

@@ -1,0 +1,1 @@
+"""Container databases and the container service."""

@@ -1,0 +1,1 @@
+"""Supervisor, worker, consistency process: the only place that wires services together."""
