@@ -34,7 +34,7 @@ COMMANDS = (
     Command(group="Run a node", name="status", arguments="[--data DIR] [--json]", summary="devices, fill, journals, workers",
             module="cli.up", function="status"),
     Command(group="Configure", name="config", arguments="show|check|sample|hash-key",
-            summary="effective values and where each comes from; check a file; print a sample", module="cli.config_cmd"),
+            summary="effective values and their origins; check a file; print a sample", module="cli.config_cmd"),
     Command(group="Configure", name="ring", arguments="FILE VERB ...", summary="build and inspect rings (also: ring-builder)",
             module="cli.ring_builder"),
     Command(group="Develop", name="test", arguments="[all] [-- PYTEST ARGUMENTS]", summary="lint, types and all tests",

@@ -279,7 +279,8 @@ def test_the_fingerprint_changes_with_whatever_decides_placement_and_with_nothin
     policy = Policy(index=0, name="a", replicas=3, is_default=True, sync="batch")
     facts = {"cluster_id": "c", "hash_prefix": b"p", "hash_suffix": b"s", "policies": (policy,)}
     fewer, more = dataclasses.replace(policy, replicas=2), dataclasses.replace(policy, index=1)
-    changes = ({}, {"cluster_id": "d"}, {"hash_prefix": b"ps", "hash_suffix": b""}, {"policies": (fewer,)}, {"policies": (policy, more)})
+    changes = ({}, {"cluster_id": "d"}, {"hash_prefix": b"ps", "hash_suffix": b""}, {"policies": (fewer,)},
+               {"policies": (policy, more)})
     prints = [placement_fingerprint(**{**facts, **change}) for change in changes]
     assert len(set(prints)) == len(prints)
     assert placement_fingerprint(**{**facts, "policies": (dataclasses.replace(policy, sync="interval"),)}) == prints[0]
