@@ -193,13 +193,13 @@ def _rebalance(call: _Call) -> int:
     args, builder = call.args, call.builder
     seed = args.seed if args.seed is not None else random.SystemRandom().getrandbits(32)
     now_s = SystemClock().now_us() // 1_000_000
-    is_first, is_leaving = builder.state.ring_version == 0, bool(builder.state.removed)
+    is_first, is_leaving, replicas = builder.state.ring_version == 0, bool(builder.state.removed), builder.parts_of().sum()
     run = builder.plan_rebalance if args.dry_run else builder.rebalance
     plan = run(seed=seed, now_s=now_s, bytes_per_partition=args.partition_bytes)
     call.say(_plan_text(plan, args.dry_run), dry_run=args.dry_run, seed=seed, **asdict(plan))
     gain = plan.balance_before - plan.balance_after + plan.dispersion_before - plan.dispersion_after
-    is_worth_it = is_first or is_leaving or (builder.state.is_changed and not plan.moved_replicas) or gain >= 1
-    if not plan.moved_replicas and not is_leaving and not builder.state.is_changed:
+    is_worth_it = is_first or is_leaving or builder.parts_of().sum() != replicas or gain >= 1
+    if not plan.moved_replicas and not is_worth_it:
         _warn("nothing moved: " + (f"{plan.held_partitions} partitions moved less than min_part_hours ago"
                                    if plan.held_partitions else "the ring is as balanced as it can be"))
         return EXIT_WARNING

@@ -73,7 +73,7 @@ class BuilderState:
     overload: float
     version: int                         # of the builder: grows with every change
     ring_version: int                    # of the newest ring that was made; 0: none yet
-    is_changed: bool                     # what `ring()` shows differs from ring_version
+    is_changed: bool                     # devices or table differ from what ring_version was made of
     devices: list[RingDevice | None]
     removed: set[int]                    # leave at the next rebalance
     table: Ints
@@ -139,6 +139,7 @@ class RingBuilder:
         if free == len(devices):
             devices.append(None)
         devices[free] = replace(device, id=free)
+        self.state.is_changed = True
         self._touch()
         return free
 
@@ -147,6 +148,7 @@ class RingBuilder:
         device = self.device(device_id)
         self.state.devices[device_id] = replace(device, weight=0.0)
         self.state.removed.add(device_id)
+        self.state.is_changed = True
         self._touch()
 
     def set_dev_weight(self, device_id: int, weight: float) -> None:
@@ -156,6 +158,7 @@ class RingBuilder:
         if not 0 <= weight < float("inf"):
             raise RingError(reason=f"weight must be 0 or more, not {weight}")
         self.state.devices[device_id] = replace(self.device(device_id), weight=float(weight))
+        self.state.is_changed = True
         self._touch()
 
     def set_dev_info(self, device_id: int, **changes: str | int) -> None:
