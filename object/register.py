@@ -8,9 +8,9 @@ Budget of a look: one index lookup. Of an accept: one index lookup, one appended
 """
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from common.errors import ClockRefused, NoBody
+from common.errors import ClockRefused, Corruption, NoBody
 from common.timestamp import ZERO, Stamp
 from object.wire import NOTHING, BodyState, Kind, Mode, Reply, Version
 
@@ -18,13 +18,18 @@ CEILING_AHEAD_US = 2_000_000
 PROMISES_MAX = 65_536                 # promises that no accept followed; about 20 MiB
 
 
-class Held(NamedTuple):
-    """What a replica holds of one register. `sequence`: of its journal record, for in-flight comparison."""
+class Held:
+    """What a replica holds of one register, and where its record lies once it is written.
 
-    ballot: Stamp
-    version: Version
-    state: int           # BodyState
-    sequence: int
+    sequence: of the journal record, for in-flight comparison; 0 when it came from the index.
+    """
+
+    __slots__ = ("ballot", "length", "offset", "segment", "sequence", "state", "trailer_crc", "version")
+
+    def __init__(self, ballot: Stamp, version: Version, state: int, sequence: int, segment: int = 0, offset: int = 0,
+                 length: int = 0, trailer_crc: int = 0) -> None:
+        self.ballot, self.version, self.state, self.sequence = ballot, version, state, sequence
+        self.segment, self.offset, self.length, self.trailer_crc = segment, offset, length, trailer_crc
 
 
 NOT_HELD = Held(ZERO, NOTHING, BodyState.NONE, 0)
@@ -33,7 +38,9 @@ NOT_HELD = Held(ZERO, NOTHING, BodyState.NONE, 0)
 class RegisterLog(Protocol):
     """What a replica stands on: newest rows (in flight included), appended records, durable ceilings."""
 
-    synced_sequence: int                 # everything up to here is durable
+    @property
+    def synced_sequence(self) -> int:
+        """Everything up to here is durable."""
 
     def get(self, key: bytes) -> Held | None:
         """The newest row, synced or not."""
@@ -73,6 +80,8 @@ class Replica:
         """
         held = self._log.get(key) or NOT_HELD
         promised = self._promised_of(key, held, is_durable)
+        if held.state == BodyState.LOST:
+            raise Corruption(what="record", stamp=list(held.version.stamp))
         wait = self._in_flight(held.sequence)
         if ballot is None:
             return Reply(True, promised, held.ballot, held.version, held.state, wait)
@@ -92,7 +101,7 @@ class Replica:
         held = self._log.get(key) or NOT_HELD
         promised = self._promised_of(key, held, is_durable)
         if held.ballot == ballot and held.version.stamp == version.stamp and ballot > ZERO:
-            return self._repeat(key, held, promised, body)
+            return self._repeat(key, held, version, promised, body)
         self._check_clock(ballot, now_us, seen_us)
         if ballot < promised or ballot <= held.ballot:
             return Reply(False, promised, held.ballot, held.version, held.state, self._in_flight(held.sequence))
@@ -108,21 +117,21 @@ class Replica:
         held = self._log.get(key) or NOT_HELD
         promised = self._promised_of(key, held, False)
         if held.ballot == ballot and held.version.stamp == version.stamp:
-            return self._repeat(key, held, promised, body)
+            return self._repeat(key, held, version, promised, body)
         if ballot <= held.ballot:
             return Reply(False, promised, held.ballot, held.version, held.state, self._in_flight(held.sequence))
         state = self._state_for(key, held, version, body)
         seq = self._log.put(key, ballot, version, state, body)
         return Reply(True, promised, ballot, version, state, self._in_flight(seq))
 
-    def _repeat(self, key: bytes, held: Held, promised: Stamp, body: bytes | None) -> Reply:
-        """A repetition is a yes; a body that comes along fills one that is missing, durably, before the yes."""
+    def _repeat(self, key: bytes, held: Held, version: Version, promised: Stamp, body: bytes | None) -> Reply:
+        """A repetition is a yes; what comes along fills what is missing here, durably, before the yes."""
         state, seq = held.state, held.sequence
-        if state in (BodyState.LEARNED, BodyState.DAMAGED):
-            filled = self._state_for(key, NOT_HELD, held.version, body)
-            if filled != BodyState.LEARNED:
-                state, seq = filled, self._log.put(key, held.ballot, held.version, filled, body)
-        return Reply(True, promised, held.ballot, held.version, state, self._in_flight(seq))
+        if state in (BodyState.LEARNED, BodyState.DAMAGED, BodyState.LOST):
+            filled = self._state_for(key, NOT_HELD, version, body)
+            if filled != BodyState.LEARNED or state == BodyState.LOST:
+                state, seq = filled, self._log.put(key, held.ballot, version, filled, body)
+        return Reply(True, promised, held.ballot, version, state, self._in_flight(seq))
 
     def _state_for(self, key: bytes, held: Held, version: Version, body: bytes | None) -> int:
         if version.kind != Kind.LIVE or version.size_bytes == 0:

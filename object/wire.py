@@ -50,6 +50,7 @@ class BodyState(enum.IntEnum):
     FILE = 2             # a file of its own
     LEARNED = 3          # order known, body still missing: counts for order, not for redundancy
     DAMAGED = 4          # was here, failed its check, quarantined
+    LOST = 5             # of the version only ballot and stamp are known: the record was damaged
 
 
 class Version(NamedTuple):

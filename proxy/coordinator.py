@@ -131,8 +131,7 @@ class Coordinator:
             b, replies = await self._prepare()
             if replies is not None:
                 m = _highest_ballot(replies)
-                if m.version.stamp.write_id == own.stamp.write_id or m.version.root.write_id == own.stamp.write_id \
-                        or m.version.root > t:
+                if own.stamp.write_id in (m.version.stamp.write_id, m.version.root.write_id) or m.version.root > t:
                     x = m.version
                 else:
                     stamp = t if t > m.version.stamp else b

@@ -1,0 +1,157 @@
+"""Large bodies, one file each: bodies/<space>-<partition>/<hash>.<body id>, immutable once it has its name.
+
+    | body | crc32 u32 per 64 KiB block ... | trailer: magic HFBT | version u16 | 0 u16 | body bytes u64 | blocks u32 | crc32 u32 |
+    | xattr user.holdfast: msgpack [key, body id, body bytes, path, trailer crc] |
+
+The trailer's crc covers the block checksums and itself; it is repeated in the journal record that names the file.
+Durable with one fsync after the link: fdatasync may lose the name. Budget: 1 write pass, 1 fsync, no rename.
+"""
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import msgpack
+
+from common.errors import Corruption
+from common.hashing import crc32
+from common.vfs import Vfs
+from object.wire import split_key
+
+BLOCK_BYTES = 65_536
+_TRAILER = struct.Struct(">4sHHQII")
+_MAGIC, VERSION = b"HFBT", 1
+XATTR = "user.holdfast"
+
+
+def body_directory(root: str, key: bytes) -> str:
+    space, partition, _ = split_key(key)
+    return f"{root}/bodies/{space:02x}-{partition:06x}"
+
+
+def body_path(root: str, key: bytes, body_id: int) -> str:
+    return f"{body_directory(root, key)}/{split_key(key)[2].hex()}.{body_id:016x}"
+
+
+class BodyWriter:
+    """Streams one body into a file without a name. All methods block: they belong to the device's body pool."""
+
+    def __init__(self, fs: Vfs, root: str) -> None:
+        self._fs, self._root = fs, root
+        self._handle = fs.open_unnamed(f"{root}/tmp")
+        self._crcs = bytearray()
+        self._block = 0                  # crc of the block under way
+        self._block_fill = 0
+        self.size_bytes = 0
+
+    def write(self, chunk: bytes | memoryview) -> None:
+        """Append; any size. Raises OSError (ENOSPC, EIO): then `abort`."""
+        view = memoryview(chunk)
+        self._fs.pwritev(self._handle, [view], self.size_bytes)
+        self.size_bytes += len(view)
+        while view:
+            take = min(BLOCK_BYTES - self._block_fill, len(view))
+            self._block = crc32(view[:take], self._block)
+            self._block_fill += take
+            if self._block_fill == BLOCK_BYTES:
+                self._end_block()
+            view = view[take:]
+
+    def finish(self, key: bytes, body_id: int, path: str) -> int:
+        """Trailer, xattr, name, sync: the crc of the trailer. A file that is there already is this very body."""
+        if self._block_fill:
+            self._end_block()
+        trailer, crc = _encode_trailer(bytes(self._crcs), self.size_bytes)
+        self._fs.pwritev(self._handle, [trailer], self.size_bytes)
+        packed = msgpack.packb((key, body_id, self.size_bytes, path, crc), unicode_errors="surrogatepass")
+        self._fs.set_xattr(self._handle, XATTR, packed)
+        target = body_path(self._root, key, body_id)
+        try:
+            self._fs.link_unnamed(self._handle, target)
+        except FileNotFoundError:
+            directory = body_directory(self._root, key)
+            self._fs.mkdir(directory)
+            self._fs.fsync_dir(f"{self._root}/bodies")
+            self._fs.link_unnamed(self._handle, target)
+        except FileExistsError:
+            pass
+        self._fs.fsync(self._handle)
+        self.abort()
+        return crc
+
+    def abort(self) -> None:
+        """Give up the file; without a name nothing is left behind."""
+        if self._handle >= 0:
+            self._fs.close(self._handle)
+            self._handle = -1
+
+    def _end_block(self) -> None:
+        self._crcs += self._block.to_bytes(4, "big")
+        self._block = self._block_fill = 0
+
+
+def _encode_trailer(crcs: bytes, size_bytes: int) -> tuple[bytes, int]:
+    head = _TRAILER.pack(_MAGIC, VERSION, 0, size_bytes, len(crcs) // 4, 0)
+    crc = crc32(head, crc32(crcs))
+    return b"".join((crcs, head[:-4], crc.to_bytes(4, "big"))), crc
+
+
+class BodyReader:
+    """Reads a body and checks every block that a range touches. Blocking; holds one file handle until `close`."""
+
+    def __init__(self, fs: Vfs, path: str, *, size_bytes: int, trailer_crc: int) -> None:
+        """Raises FileNotFoundError, `Corruption` (a trailer that is not the one the record names)."""
+        self._fs, self._path, self.size_bytes = fs, path, size_bytes
+        self._handle = fs.open(path, read_only=True)
+        try:
+            self._crcs = self._load_trailer(trailer_crc)
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self, offset: int, count: int) -> bytes:
+        """`count` bytes from `offset`. Raises `Corruption`."""
+        return b"".join(self.blocks(offset, count))
+
+    def blocks(self, offset: int, count: int) -> Iterator[memoryview]:
+        """The same in pieces of at most 64 KiB, each checked before it is given out."""
+        end = min(offset + count, self.size_bytes)
+        while offset < end:
+            number, skip = divmod(offset, BLOCK_BYTES)
+            start = number * BLOCK_BYTES
+            block = self._fs.pread(self._handle, min(BLOCK_BYTES, self.size_bytes - start), start)
+            if crc32(block) != int.from_bytes(self._crcs[number * 4:number * 4 + 4], "big"):
+                raise Corruption(what="body block", file=self._path, block=number)
+            piece = memoryview(block)[skip:end - start]
+            yield piece
+            offset += len(piece)
+
+    def close(self) -> None:
+        if self._handle >= 0:
+            self._fs.close(self._handle)
+            self._handle = -1
+
+    def _load_trailer(self, expected_crc: int) -> bytes:
+        blocks = -(-self.size_bytes // BLOCK_BYTES)
+        buf = self._fs.pread(self._handle, blocks * 4 + _TRAILER.size, self.size_bytes)
+        crcs, head = buf[:blocks * 4], buf[blocks * 4:]
+        if len(head) != _TRAILER.size:
+            raise Corruption(what="body trailer", file=self._path, reason="too short")
+        magic, version, zero, size, count, crc = _TRAILER.unpack(head)
+        computed = crc32(_TRAILER.pack(magic, version, zero, size, count, 0), crc32(crcs))
+        if magic != _MAGIC or version > VERSION or crc != computed or crc != expected_crc or size != self.size_bytes:
+            raise Corruption(what="body trailer", file=self._path, reason="checksum")
+        return crcs
+
+
+def read_body_xattr(fs: Vfs, path: str) -> tuple[bytes, int, int, str, int] | None:
+    """(key, body id, body bytes, path of the object, trailer crc) of a body file; None when it has none."""
+    handle = fs.open(path, read_only=True)
+    try:
+        packed = fs.get_xattr(handle, XATTR)
+    finally:
+        fs.close(handle)
+    if packed is None:
+        return None
+    key, body_id, size_bytes, name, crc = msgpack.unpackb(packed, unicode_errors="surrogatepass")
+    return key, body_id, size_bytes, name, crc

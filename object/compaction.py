@@ -1,0 +1,95 @@
+"""Giving space back: live records of a mostly dead segment move to the end of the log, then only its header stays.
+
+Consumers skip moved copies, so a segment is taken only when no listing entry of it is outstanding and the databases
+have checkpointed its rows. Tombstones always move: dropping one while an older segment holds a dead put of the same key
+would revive the object in a rebuilt index.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from common.errors import Corruption
+from object.device import Device
+from object.format import (
+    OBJECT_TYPES,
+    SEGMENT_DROPPED,
+    Record,
+    check_record,
+    decode_register_row,
+    encode_segment_header,
+)
+from object.replay import SegmentScan, list_segments, read_segment_header, scan_segment, segment_path
+from object.wire import BodyState
+
+DEAD_SHARE_MIN = 0.5
+STEP_BYTES = 1 << 20
+
+
+def plan_compaction(device: Device) -> int | None:
+    """The sealed segment with the fewest live bytes, if half of it is dead and nothing stands on its records."""
+    directory = f"{device.root}/journal"
+    outstanding = {held.segment for key in device.pending if (held := device.get(key)) is not None}
+    best: tuple[int, int] | None = None
+    for segment in list_segments(device.fs, directory):
+        if segment >= device.journal.segment or segment in outstanding or segment in device.row_segments:
+            continue
+        live = max(device.usage.get(segment, 0), 0)
+        if live > device.limits.segment_bytes * (1 - DEAD_SHARE_MIN) or read_segment_header(device.fs, directory, segment).flags:
+            continue
+        if best is None or live < best[0]:
+            best = (live, segment)
+    return best[1] if best is not None else None
+
+
+def move_records(device: Device, segment: int) -> Iterator[int]:
+    """Append copies of what lives in `segment`; yields the bytes moved since the last yield, about 1 MiB each.
+
+    The caller commits between the steps, and calls `drop_segment` once the last copy is durable.
+    """
+    directory = f"{device.root}/journal"
+    header = read_segment_header(device.fs, directory, segment)
+    following = read_segment_header(device.fs, directory, segment + 1)
+    moved = 0
+    for record, buf in scan_segment(device.fs, directory, header, successor=following, scan=SegmentScan(header)):
+        moved += _move(device, segment, record, buf[record.offset:record.offset + record.length])
+        if moved >= STEP_BYTES:
+            yield moved
+            moved = 0
+    yield moved
+
+
+def _move(device: Device, segment: int, record: Record, view: memoryview) -> int:
+    if record.type in OBJECT_TYPES:
+        row = decode_register_row(record.meta)
+        held = device.get(row.key)
+        if held is None or (held.segment, held.offset) != (segment, record.offset):
+            return 0                     # dead
+        body: bytes | None = None
+        try:
+            body = bytes(check_record(view)[1])
+        except Corruption:
+            if held.state == BodyState.INLINE:
+                device.quarantine(row.key, held)
+        device.append_moved(row.key, body)
+        return record.length
+    return device.append_moved_other(record)
+
+
+def drop_segment(device: Device, segment: int) -> None:
+    """Replace the file by its header page, durably: the chain of segments stays checkable. Blocking."""
+    directory = f"{device.root}/journal"
+    path = segment_path(directory, segment)
+    header = read_segment_header(device.fs, directory, segment)
+    stub = f"{directory}/stub.tmp"
+    if device.fs.exists(stub):
+        device.fs.unlink(stub)
+    handle = device.fs.open(stub, create=True)
+    try:
+        device.fs.pwritev(handle, [encode_segment_header(header._replace(flags=SEGMENT_DROPPED))], 0)
+        device.fs.fsync(handle)
+    finally:
+        device.fs.close(handle)
+    device.fs.rename(stub, path)
+    device.fs.fsync_dir(directory)
+    device.forget_segment(segment)
+

@@ -1,0 +1,628 @@
+"""A device: one journal, and all else derived from it. Synchronous; `object/owner.py` drives it from the event loop.
+
+A PUT of a small body here: `accept` (object/register.py) -> `put` -> `Journal.append`; then, once per batch,
+`Journal.write` in the pool and `committed` in the loop. A look: `get`, which finds the newest row in memory (in flight
+included), in the rows being flushed, or in the index.
+
+Durability: what `synced_sequence` covers survives power loss. Start-up: docs/formats/journal.md, "End of log".
+"""
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, field, replace
+
+import msgpack
+
+from common.errors import Corruption, DeviceFull, DeviceRefused
+from common.log import get_logger
+from common.timestamp import ZERO, Stamp, unpack_stamp
+from common.vfs import Vfs
+from object.bodies import BodyReader, BodyWriter, body_path
+from object.format import (
+    FLAG_MOVED,
+    OBJECT_TYPES,
+    Record,
+    RecordType,
+    RegisterRow,
+    SegmentHeader,
+    check_record,
+    decode_register_row,
+    encode_register_row,
+    state_of,
+    type_for,
+)
+from object.identity import Identity, check_identity, format_device, load_identity, lock_device, save_identity
+from object.index import Index, Mark, Pending
+from object.journal import Batch, Journal
+from object.peers import PeerMark, PeerMarks, Standing, decode_marks, encode_marks
+from object.register import Held, Replica
+from object.replay import SegmentScan, list_segments, read_segment_header, scan_segment, segment_path
+from object.wire import SPACE_OBJECT, BodyState, Kind, Version, make_version
+
+log = get_logger("object.device")
+ROW_TYPES = frozenset({RecordType.CONTAINER_ROW, RecordType.ACCOUNT_ROW})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceLimits:
+    """Sizes of one device."""
+
+    segment_bytes: int = 16 << 20
+    reserve_bytes: int = 16 << 20
+    fill_max: float = 0.95               # of the file system: above it writes are refused, deletes go on
+    max_skew_us: int = 10_000_000
+
+
+@dataclass(slots=True)
+class Recovery:
+    """What the start found, for the log, `holdfast status` and the decision who counts."""
+
+    segments: int = 0
+    records: int = 0
+    torn_bytes: int = 0
+    damaged_rows: int = 0
+    is_new: bool = False
+    is_index_rebuilt: bool = False
+    amnesia: str = ""                    # why this device cannot trust its own memory
+    epoch: int = 0
+    incarnation: bytes = b""
+    sequence: int = 0                    # the last data sequence that was found, to be compared with the peers' marks
+
+
+@dataclass(slots=True)
+class _Beside:
+    """What the journal holds beside rows; kept current, and saved with every flush of the index."""
+
+    ceiling: Stamp = ZERO
+    floor: Stamp = ZERO
+    data_sequence: int = 0
+    promises: dict[bytes, Stamp] = field(default_factory=dict)
+    row_records: list[tuple[int, bytes, int]] = field(default_factory=list)      # only during start-up
+    row_segments: dict[int, int] = field(default_factory=dict)       # segment -> last row that no checkpoint covers
+
+
+@dataclass(slots=True)
+class Flush:
+    """Rows on their way into the index; may be written once `sequence` is synced."""
+
+    rows: dict[bytes, Held]
+    pending: dict[bytes, Pending | None]
+    sequence: int
+    segment: int
+    extras: bytes
+
+
+class Device:
+    """One owner for life. Implements `object.register.RegisterLog`."""
+
+    def __init__(self, fs: Vfs, root: str, expected: Identity, index: Index, *, limits: DeviceLimits,
+                 now_us: int) -> None:
+        """Open or, when the directory is empty, make the device. Raises `DeviceRefused`, `Corruption`, OSError."""
+        self.fs, self.root, self.limits, self.index = fs, root, limits, index
+        self.recovery = Recovery()
+        fs.mkdir(root)
+        self._lock = lock_device(fs, root)
+        self.rows: dict[bytes, Held] = {}
+        self._flushing: dict[bytes, Held] = {}
+        self.pending: dict[bytes, Pending] = {}
+        self._pending_changes: dict[bytes, Pending | None] = {}
+        self._staged: dict[tuple[bytes, int], int] = {}          # (key, body id) -> trailer crc
+        self.usage: dict[int, int] = {}
+        self.peers = PeerMarks()
+        self._beside = _Beside()
+        self._unplaced: list[tuple[Held, int]] = []
+        self._handles: dict[int, int] = {}                       # of segments that are read
+        self.displaced_bodies: list[str] = []
+        self.is_full = False
+        self.fault: str = ""             # set when the device is retired
+        try:
+            self.identity = self._identify(expected)
+            self._recover(now_us)
+        except BaseException:
+            fs.close(self._lock)
+            raise
+
+    # --- start ---------------------------------------------------------------------------------------------------
+
+    def _identify(self, expected: Identity) -> Identity:
+        found = load_identity(self.fs, self.root)
+        if found is None:
+            if list_segments(self.fs, f"{self.root}/journal"):
+                raise DeviceRefused(device=self.root, reason="has a journal but no device.toml: restore it or empty the directory")
+            self.recovery.is_new = True
+            self.index.clear()
+            return format_device(self.fs, self.root, expected)
+        return check_identity(found, root=self.root, expected=expected)
+
+    def _recover(self, now_us: int) -> None:
+        directory = f"{self.root}/journal"
+        headers = self._load_headers(directory)
+        mark = self.index.mark()
+        last = self._replay(directory, headers, mark)
+        recovery = self.recovery
+        recovery.epoch = max((h.epoch for h in headers), default=0)
+        recovery.incarnation = headers[-1].incarnation if headers else self.identity.incarnation
+        recovery.sequence = self._beside.data_sequence
+        incarnation = self.identity.incarnation
+        floor = self._beside.floor
+        if recovery.amnesia:
+            incarnation, floor = os.urandom(16), Stamp(now_us + 2 * self.limits.max_skew_us, 0, 0, 0)
+            self.identity = replace(self.identity, incarnation=incarnation)
+            save_identity(self.fs, self.root, self.identity)
+        self.epoch = recovery.epoch + 1
+        self.journal = Journal(self.fs, self.root, incarnation=incarnation, epoch=self.epoch,
+                               segment_bytes=self.limits.segment_bytes, predecessor=headers[-1] if headers else None,
+                               predecessor_end=last.end if last else 0,
+                               predecessor_footer=last.footer_offset if last else 0,
+                               last_sequence=last.last_sequence if last else 0)
+        self.standing = Standing(is_new=recovery.is_new, amnesia=recovery.amnesia)
+        self.floor = self._beside.floor = floor
+        self.replica = Replica(self, floor=floor, ceiling=self._beside.ceiling, max_skew_us=self.limits.max_skew_us)
+        if recovery.amnesia:
+            self._append_floor()
+        self.has_room()
+        if recovery.torn_bytes or recovery.damaged_rows or recovery.amnesia:
+            log.warning("device recovered", device=self.root, torn_bytes=recovery.torn_bytes,
+                        damaged_rows=recovery.damaged_rows, amnesia=recovery.amnesia or "no")
+
+    def _load_headers(self, directory: str) -> list[SegmentHeader]:
+        """Headers of all segments, oldest first; notes amnesia when one is missing or unreadable."""
+        headers: list[SegmentHeader] = []
+        numbers = list_segments(self.fs, directory)
+        for position, number in enumerate(numbers):
+            try:
+                header = read_segment_header(self.fs, directory, number)
+            except Corruption as error:
+                if position == len(numbers) - 1 and position > 0:
+                    # a crash between the name and the header cannot be: the header is durable first
+                    self.recovery.amnesia = f"header of the newest segment {number}: {error}"
+                    self._set_aside(segment_path(directory, number))
+                    continue
+                self.recovery.amnesia = f"header of segment {number}: {error}"
+                self._set_aside(segment_path(directory, number))
+                continue
+            if headers and header.previous_segment != headers[-1].segment:
+                self.recovery.amnesia = f"segment {header.previous_segment} is missing"
+            if not headers and number > 1 and not header.flags:
+                self.recovery.amnesia = f"segments before {number} are missing"
+            headers.append(header)
+        return headers
+
+    def _set_aside(self, path: str) -> None:
+        self.fs.rename(path, f"{self.root}/quarantine/{os.path.basename(path)}")
+
+    def _replay(self, directory: str, headers: list[SegmentHeader], mark: Mark | None) -> SegmentScan | None:
+        """Bring rows, pending entries and the rest up to the end of the log; the scan of the newest segment."""
+        recovery = self.recovery
+        recovery.segments = len(headers)
+        if mark is None and headers:
+            recovery.is_index_rebuilt = True
+        self.usage = dict(mark.usage) if mark is not None else {}
+        self.pending = dict(self.index.pending()) if mark is not None else {}
+        first = min(mark.segment, mark.rows_segment) if mark is not None else 0
+        indexed = mark.sequence if mark is not None else 0
+        if mark is not None:
+            self._load_extras(mark.extras)
+        scan: SegmentScan | None = None
+        for position, header in enumerate(headers):
+            successor = headers[position + 1] if position + 1 < len(headers) else None
+            scan = SegmentScan(header)
+            if header.flags:                             # nothing left in it
+                scan.last_sequence = successor.previous_last_sequence if successor else header.previous_last_sequence
+                continue
+            if header.segment < first and successor is not None:
+                continue                                 # all of it is in the index
+            self._replay_segment(directory, header, successor, scan, indexed=indexed)
+            recovery.torn_bytes += scan.torn_bytes
+        if scan is not None and mark is not None and mark.sequence > scan.last_sequence:
+            recovery.amnesia = f"index knows sequence {mark.sequence}, journal ends at {scan.last_sequence}"
+            self.index.clear()
+            self.rows.clear()
+            self._beside = _Beside()
+            return self._replay(directory, headers, None)
+        return scan
+
+    def _replay_segment(self, directory: str, header: SegmentHeader, successor: SegmentHeader | None, scan: SegmentScan,
+                        *, indexed: int) -> None:
+        for record, buf in scan_segment(self.fs, directory, header, successor=successor, scan=scan):
+            self.recovery.records += 1
+            try:
+                check_record(buf[record.offset:record.offset + record.length])
+                self._replay_record(record, header.segment, indexed)
+            except Corruption:
+                scan.lost.append((record.sequence, record.sequence))
+        if scan.lost:
+            self._note_damage(scan)
+
+    def _replay_record(self, record: Record, segment: int, indexed: int) -> None:
+        kind, beside = record.type, self._beside
+        if kind not in (RecordType.PEER_MARK, RecordType.CEILING):
+            beside.data_sequence = max(beside.data_sequence, record.sequence)
+        if kind in OBJECT_TYPES:
+            if record.sequence > indexed:
+                row = decode_register_row(record.meta)
+                self._replay_row(row, record, segment)
+        elif kind == RecordType.CEILING:
+            beside.ceiling = max(beside.ceiling, unpack_stamp(record.meta))
+        elif kind == RecordType.FLOOR:
+            beside.floor = max(beside.floor, unpack_stamp(record.meta))
+        elif kind == RecordType.PROMISE:
+            key, ballot = record.meta[:-24], unpack_stamp(record.meta[-24:])
+            beside.promises[key] = max(beside.promises.get(key, ZERO), ballot)
+        elif kind in ROW_TYPES:
+            beside.row_records.append((kind, record.meta, record.sequence))
+            beside.row_segments[segment] = record.sequence
+        elif kind == RecordType.PEER_MARK:
+            self.peers.load(record.meta)
+        elif kind == RecordType.OWED:
+            key, stamp = record.meta[:-24], unpack_stamp(record.meta[-24:])
+            entry = self.pending.get(key)
+            if entry is not None and entry.stamp == stamp:
+                entry.is_owed = True
+
+    def _replay_row(self, row: RegisterRow, record: Record, segment: int) -> None:
+        state = state_of(record.type, row.version)
+        held = self.get(row.key)
+        if held is not None and (row.ballot < held.ballot or (row.ballot == held.ballot and not _is_better(state, held.state)
+                                                               and held.state != state)):
+            return
+        self._uncount(held)
+        new = Held(row.ballot, row.version, state, record.sequence, segment, record.offset, record.length, row.trailer_crc)
+        self.rows[row.key] = new
+        self.usage[segment] = self.usage.get(segment, 0) + record.length
+        if not record.flags & FLAG_MOVED:
+            self._note_pending(row.key, row.version)
+
+    def _note_damage(self, scan: SegmentScan) -> None:
+        """Rows of lost batches: by the footer, else the device does not know what it forgot."""
+        damaged = scan.damaged_rows
+        if damaged is None:
+            self.recovery.amnesia = f"segment {scan.header.segment}: sequences {scan.lost} are damaged and no footer names them"
+            return
+        for row in damaged:
+            if not row.key:
+                if row.type not in (RecordType.PEER_MARK, RecordType.CHECKPOINT):
+                    self.recovery.amnesia = f"segment {scan.header.segment}: a record of type {row.type} is damaged"
+                continue
+            held = self.get(row.key)
+            if held is None or held.ballot <= row.ballot:
+                unknown = make_version(stamp=row.stamp, root=row.stamp, kind=Kind.LIVE, path="")
+                self.rows[row.key] = Held(row.ballot, unknown, BodyState.LOST, row.sequence, scan.header.segment)
+                self.recovery.damaged_rows += 1
+
+    def take_row_records(self) -> list[tuple[int, bytes, int]]:
+        """Container and account rows found by replay, in order; handed over once, to their stores."""
+        records, self._beside.row_records = self._beside.row_records, []
+        return records
+
+    # --- RegisterLog ---------------------------------------------------------------------------------------------
+
+    @property
+    def synced_sequence(self) -> int:
+        return self.journal.synced_sequence
+
+    def get(self, key: bytes) -> Held | None:
+        held = self.rows.get(key)
+        if held is None:
+            held = self._flushing.get(key)
+            if held is None:
+                held = self.index.get(key)
+        return held
+
+    def put(self, key: bytes, ballot: Stamp, version: Version, state: int, body: bytes | None) -> int:
+        before = self.get(key)
+        if self.is_full and version.kind == Kind.LIVE and (before is None or before.version.stamp != version.stamp):
+            raise DeviceFull(device=self.identity.name, free_bytes=self.free_bytes)
+        keeps = before is not None and before.version.body_id == version.body_id and version.body_id != 0
+        if state == BodyState.INLINE and body is None:
+            assert before is not None
+            body = self.read_inline(before)
+        trailer_crc = 0
+        if state == BodyState.FILE:
+            trailer_crc = self._staged.pop((key, version.body_id), 0) or (before.trailer_crc if before is not None else 0)
+        kind = type_for(version, state, is_post=keeps)
+        meta = encode_register_row(key, ballot, version, trailer_crc)
+        stored = body if state == BodyState.INLINE and body is not None else b""
+        sequence = self.journal.append(kind, meta, stored, key=key, ballot=ballot, stamp=version.stamp)
+        held = Held(ballot, version, state, sequence, trailer_crc=trailer_crc)
+        self._unplaced.append((held, sequence))
+        self._uncount(before)
+        if before is not None and before.state == BodyState.FILE and not keeps and state != BodyState.LEARNED:
+            self.displaced_bodies.append(body_path(self.root, key, before.version.body_id))
+        self.rows[key] = held
+        self._beside.data_sequence = sequence
+        self._note_pending(key, version)
+        return sequence
+
+    def append_ceiling(self, ceiling: Stamp) -> int:
+        self._beside.ceiling = ceiling
+        return self.journal.append(RecordType.CEILING, ceiling.pack())
+
+    def append_promise(self, key: bytes, ballot: Stamp) -> int:
+        self._beside.promises[key] = ballot
+        self._beside.data_sequence = self.journal.append(RecordType.PROMISE, key + ballot.pack())
+        return self._beside.data_sequence
+
+    def promise_of(self, key: bytes) -> Stamp | None:
+        return self._beside.promises.get(key)
+
+    def body_state(self, key: bytes, version: Version) -> int:
+        if (key, version.body_id) in self._staged:
+            return BodyState.FILE
+        return BodyState.LEARNED
+
+    # --- other records -------------------------------------------------------------------------------------------
+
+    def append_row(self, record_type: RecordType, meta: bytes) -> int:
+        """A container or account row; applied by its store after the sync."""
+        self._beside.data_sequence = self.journal.append(record_type, meta)
+        return self._beside.data_sequence
+
+    def append_peer_mark(self, device_id: str, mark: PeerMark) -> int:
+        """Remember what a peer showed."""
+        return self.journal.append(RecordType.PEER_MARK, self.peers.remember(device_id, mark))
+
+    def owe(self, key: bytes, stamp: Stamp) -> int:
+        """This write was answered before its listing entry was delivered; durable with the returned sequence."""
+        entry = self.pending.get(key)
+        if entry is not None and entry.stamp == stamp:
+            entry.is_owed = True
+            self._pending_changes[key] = entry
+        self._beside.data_sequence = self.journal.append(RecordType.OWED, key + stamp.pack())
+        return self._beside.data_sequence
+
+    def done(self, key: bytes, stamp: Stamp) -> None:
+        """The listing holds this write: clears it and older ones."""
+        entry = self.pending.get(key)
+        if entry is not None and entry.stamp <= stamp:
+            del self.pending[key]
+            self._pending_changes[key] = None
+
+    def restart_memory(self, now_us: int, reason: str) -> None:
+        """Peers remember more than this device shows: a new incarnation and a floor; it no longer counts."""
+        self.identity = replace(self.identity, incarnation=os.urandom(16))
+        save_identity(self.fs, self.root, self.identity)
+        self.floor = self._beside.floor = Stamp(now_us + 2 * self.limits.max_skew_us, 0, 0, 0)
+        self.standing = Standing(is_new=False, amnesia=reason)
+        self.replica = Replica(self, floor=self.floor, ceiling=self._beside.ceiling, max_skew_us=self.limits.max_skew_us)
+        self._append_floor()
+        log.error("device does not count", device=self.root, reason=reason)
+
+    def _append_floor(self) -> None:
+        self._beside.data_sequence = self.journal.append(RecordType.FLOOR, self.floor.pack())
+
+    def mark(self) -> PeerMark:
+        """What peers shall remember of this device."""
+        return PeerMark(self.identity.incarnation, self.epoch, min(self._beside.data_sequence, self.synced_sequence))
+
+    # --- commit --------------------------------------------------------------------------------------------------
+
+    def take_batch(self) -> Batch | None:
+        """What was gathered since the last commit."""
+        return self.journal.take_batch()
+
+    def committed(self, batch: Batch) -> None:
+        """In the loop, after `Journal.write`: the rows of the batch get their place."""
+        self.journal.committed(batch)
+        last, unplaced = batch.last_sequence, []
+        for held, sequence in self._unplaced:
+            if sequence > last:
+                unplaced.append((held, sequence))
+                continue
+            held.segment, held.offset, held.length = batch.location(sequence)
+            self.usage[held.segment] = self.usage.get(held.segment, 0) + held.length
+        self._unplaced = unplaced
+        for row in batch.rows:
+            if row.type in ROW_TYPES:
+                self._beside.row_segments[batch.segment] = row.sequence
+
+    def rows_covered(self, sequence: int) -> None:
+        """Every container and account row up to `sequence` is in a synced checkpoint of its database."""
+        segments = self._beside.row_segments
+        for segment in [s for s, last in segments.items() if last <= sequence]:
+            del segments[segment]
+
+    def commit_inline(self) -> None:
+        """Commit what was gathered, blocking: start-up, shutdown, tests."""
+        batch = self.take_batch()
+        if batch is not None:
+            self.journal.write(batch)
+            self.committed(batch)
+
+    # --- flush ---------------------------------------------------------------------------------------------------
+
+    @property
+    def is_dirty(self) -> bool:
+        return bool(self.rows or self._pending_changes)
+
+    def begin_flush(self) -> Flush | None:
+        """Set the newest rows apart; None when there is nothing to do or one is under way."""
+        if self._flushing or not self.is_dirty:
+            return None
+        self._flushing, self.rows = self.rows, {}
+        changes, self._pending_changes = self._pending_changes, {}
+        for key in self._flushing:
+            if key in self.pending:
+                changes[key] = self.pending[key]
+        return Flush(self._flushing, changes, self.journal.next_sequence - 1, self.journal.segment, self._pack_extras())
+
+    def write_flush(self, flush: Flush) -> None:
+        """Blocking; only after `flush.sequence` is synced."""
+        rows_segment = min(self._beside.row_segments, default=flush.segment)
+        self.index.flush(flush.rows, flush.pending,
+                         Mark(flush.sequence, flush.segment, rows_segment, dict(self.usage), flush.extras))
+
+    def end_flush(self, flush: Flush, *, is_done: bool) -> None:
+        """Forget the rows that the index holds now, or take them back."""
+        if not is_done:
+            self.rows = {**flush.rows, **self.rows}
+            self._pending_changes = {**flush.pending, **self._pending_changes}
+        self._flushing = {}
+
+    def _pack_extras(self) -> bytes:
+        beside = self._beside
+        promises = {}
+        for key, ballot in beside.promises.items():
+            held = self.get(key)
+            if held is None or held.ballot < ballot:     # else the row stands for it
+                promises[key] = ballot
+        beside.promises = promises
+        packed: bytes = msgpack.packb((beside.ceiling.pack(), beside.floor.pack(), beside.data_sequence,
+                                       {key: ballot.pack() for key, ballot in promises.items()},
+                                       encode_marks(self.peers.marks)))
+        return packed
+
+    def _load_extras(self, packed: bytes) -> None:
+        ceiling, floor, data_sequence, promises, marks = msgpack.unpackb(packed, strict_map_key=False)
+        self._beside = _Beside(unpack_stamp(ceiling), unpack_stamp(floor), data_sequence,
+                               {key: unpack_stamp(ballot) for key, ballot in promises.items()})
+        self.peers.marks.update(decode_marks(marks))
+
+    def flush_inline(self) -> None:
+        """Commit and flush, blocking: shutdown, tests."""
+        self.commit_inline()
+        flush = self.begin_flush()
+        if flush is not None:
+            self.write_flush(flush)
+            self.end_flush(flush, is_done=True)
+
+    # --- compaction (object/compaction.py) -----------------------------------------------------------------------
+
+    @property
+    def row_segments(self) -> dict[int, int]:
+        """Segments with container or account rows that no checkpoint covers."""
+        return self._beside.row_segments
+
+    def append_moved(self, key: bytes, body: bytes | None) -> int:
+        """A copy of the newest row at the end of the log. body: of an INLINE row."""
+        held = self.get(key)
+        assert held is not None
+        kind = type_for(held.version, held.state, is_post=False)
+        meta = encode_register_row(key, held.ballot, held.version, held.trailer_crc)
+        stored = body if held.state == BodyState.INLINE and body is not None else b""
+        sequence = self.journal.append(kind, meta, stored, key=key, ballot=held.ballot, stamp=held.version.stamp,
+                                       flags=FLAG_MOVED)
+        copy = Held(held.ballot, held.version, held.state, sequence, trailer_crc=held.trailer_crc)
+        self._unplaced.append((copy, sequence))
+        self._uncount(held)
+        self.rows[key] = copy
+        return sequence
+
+    def append_moved_other(self, record: Record) -> int:
+        """The same for records that are no rows, if they still mean something; bytes appended."""
+        beside = self._beside
+        if record.type == RecordType.PROMISE:
+            key, ballot = record.meta[:-24], unpack_stamp(record.meta[-24:])
+            held = self.get(key)
+            is_alive = beside.promises.get(key) == ballot and (held is None or held.ballot < ballot)
+        elif record.type == RecordType.CEILING:
+            is_alive = unpack_stamp(record.meta) == beside.ceiling
+        elif record.type == RecordType.FLOOR:
+            is_alive = unpack_stamp(record.meta) == beside.floor
+        else:
+            is_alive = record.type == RecordType.PEER_MARK and self.peers.is_current(record.meta)
+        if is_alive:
+            self.journal.append(RecordType(record.type), record.meta, flags=FLAG_MOVED)
+        return record.length if is_alive else 0
+
+    def forget_segment(self, segment: int) -> None:
+        """Its file is a stub now."""
+        self.usage.pop(segment, None)
+        handle = self._handles.pop(segment, None)
+        if handle is not None:
+            self.fs.close(handle)
+
+    # --- bodies --------------------------------------------------------------------------------------------------
+
+    def read_inline(self, held: Held, *, cached_only: bool = False) -> bytes | None:
+        """The body of an INLINE row, checked. cached_only: None when the disk would be waited for.
+
+        Raises `Corruption`; the caller quarantines.
+        """
+        handle = self._segment_handle(held.segment)
+        read = self.fs.pread_cached if cached_only else self.fs.pread
+        buf = read(handle, held.length, held.offset)
+        if buf is None:
+            return None
+        record, body = check_record(buf)
+        if record.type not in OBJECT_TYPES or len(body) != held.version.size_bytes:
+            raise Corruption(what="record", segment=held.segment, offset=held.offset, reason="not the row it should be")
+        return bytes(body)
+
+    def open_body(self, key: bytes, held: Held) -> BodyReader:
+        """Reader of a FILE row. Raises `Corruption`, FileNotFoundError."""
+        return BodyReader(self.fs, body_path(self.root, key, held.version.body_id), size_bytes=held.version.size_bytes,
+                          trailer_crc=held.trailer_crc)
+
+    def new_body(self) -> BodyWriter:
+        """Raises `DeviceFull` above the fill limit."""
+        if self.is_full:
+            raise DeviceFull(device=self.identity.name, free_bytes=self.free_bytes)
+        return BodyWriter(self.fs, self.root)
+
+    def staged(self, key: bytes, body_id: int, trailer_crc: int) -> None:
+        """A body is durable under its name and waits for the record."""
+        self._staged[key, body_id] = trailer_crc
+
+    def quarantine(self, key: bytes, held: Held) -> None:
+        """A body failed its check: never served again; the file is set aside for a person to look at."""
+        current = self.get(key)
+        if current is None or current.ballot != held.ballot:
+            return
+        if held.state == BodyState.FILE:
+            path = body_path(self.root, key, held.version.body_id)
+            with contextlib.suppress(OSError):
+                self.fs.rename(path, f"{self.root}/quarantine/{os.path.basename(path)}")
+        self.rows[key] = Held(held.ballot, held.version, BodyState.DAMAGED, held.sequence, held.segment, held.offset,
+                              held.length, held.trailer_crc)
+        log.error("body quarantined", device=self.root, path=held.version.path, stamp=list(held.version.stamp))
+
+    def unlink_displaced(self) -> None:
+        """Remove files whose successor is durable. Blocking."""
+        paths, self.displaced_bodies = self.displaced_bodies, []
+        for path in paths:
+            with contextlib.suppress(OSError):
+                self.fs.unlink(path)
+
+    # --- space ---------------------------------------------------------------------------------------------------
+
+    def has_room(self) -> bool:
+        """Look at the file system; keeps spare segment and reserve in place. Blocking, once a second."""
+        spare = self.journal.make_spare()
+        reserve = self.journal.make_reserve(self.limits.reserve_bytes)
+        self.free_bytes, self.size_bytes = self.fs.free_bytes(self.root)
+        fill = 1 - self.free_bytes / self.size_bytes if self.size_bytes else 1.0
+        self.is_full = not spare or not reserve or fill > self.limits.fill_max
+        return not self.is_full
+
+    def close(self) -> None:
+        """Flush, and give up the lock."""
+        for handle in self._handles.values():
+            self.fs.close(handle)
+        self._handles.clear()
+        self.journal.close()
+        self.index.close()
+        self.fs.close(self._lock)
+
+    def _segment_handle(self, segment: int) -> int:
+        handles = self._handles
+        handle = handles.get(segment)
+        if handle is None:
+            if len(handles) >= 256:
+                self.fs.close(handles.pop(next(iter(handles))))
+            handle = handles[segment] = self.fs.open(segment_path(f"{self.root}/journal", segment), read_only=True)
+        return handle
+
+    def _uncount(self, held: Held | None) -> None:
+        if held is not None and held.length and held.segment in self.usage:
+            self.usage[held.segment] -= held.length
+
+    def _note_pending(self, key: bytes, version: Version) -> None:
+        if key[0] >= SPACE_OBJECT and version.kind != Kind.NOTHING:
+            self.pending[key] = Pending(version.stamp, version.path)
+
+
+def _is_better(state: int, than: int) -> bool:
+    return than in (BodyState.LEARNED, BodyState.DAMAGED, BodyState.LOST) and state not in (
+        BodyState.LEARNED, BodyState.DAMAGED, BodyState.LOST)

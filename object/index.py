@@ -1,0 +1,191 @@
+"""The index of a device: key -> newest row, pending listing updates, marks. Derived from the journal, disposable.
+
+    | row: state u8 | segment u32 | offset u64 | length u32 | trailer crc u32 | ballot 24 | packed version |
+    | pending: key -> stamp 24 | owed u8 | path (UTF-8) |
+
+`LmdbIndex` is one synced transaction per flush (no WRITEMAP: that is SIGBUS on a full disk); `MemoryIndex` is what the
+simulated disk has. Budget of a lookup: one B+tree descent, about 2 us warm.
+"""
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import lmdb
+import msgpack
+
+from common.timestamp import Stamp, unpack_stamp
+from object.register import Held
+from object.wire import unpack_version
+
+_ROW = struct.Struct(">BIQII")
+_MARK = b"mark"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Indexed up to `sequence`; what comes later lies in `segment` or after.
+
+    rows_segment: the oldest segment with container or account rows that no database checkpoint covers.
+    usage: live bytes per segment. extras: what else replay up to here had gathered (object/device.py).
+    """
+
+    sequence: int
+    segment: int
+    rows_segment: int
+    usage: dict[int, int]
+    extras: bytes
+
+
+@dataclass(slots=True)
+class Pending:
+    """A listing entry that may not have been delivered yet."""
+
+    stamp: Stamp
+    path: str
+    is_owed: bool = False
+    since_s: float = 0.0                 # monotonic; 0: from before this start
+
+
+class Index(Protocol):
+    """Lookups in the owner's loop, `flush` in its pool; never two flushes at once."""
+
+    def get(self, key: bytes) -> Held | None: ...
+    def mark(self) -> Mark | None:
+        """None: the index is new or unusable and has to be rebuilt from the journal."""
+
+    def flush(self, rows: Mapping[bytes, Held], pending: Mapping[bytes, Pending | None], mark: Mark) -> None:
+        """One durable transaction; a pending value of None removes the entry."""
+
+    def pending(self) -> Iterator[tuple[bytes, Pending]]: ...
+    def rows(self, prefix: bytes = b"") -> Iterator[tuple[bytes, Held]]:
+        """All rows whose key starts with `prefix`, in key order."""
+
+    def clear(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def pack_row(held: Held) -> bytes:
+    return b"".join((_ROW.pack(held.state, held.segment, held.offset, held.length, held.trailer_crc),
+                     held.ballot.pack(), held.version.packed))
+
+
+def unpack_row(buf: bytes) -> Held:
+    state, segment, offset, length, trailer_crc = _ROW.unpack_from(buf)
+    at = _ROW.size
+    return Held(unpack_stamp(buf, at), unpack_version(bytes(buf[at + 24:])), state, 0, segment, offset, length, trailer_crc)
+
+
+def _pack_pending(entry: Pending) -> bytes:
+    return entry.stamp.pack() + bytes((entry.is_owed,)) + entry.path.encode("utf-8", "surrogatepass")
+
+
+def _unpack_pending(buf: bytes) -> Pending:
+    return Pending(unpack_stamp(buf), buf[25:].decode("utf-8", "surrogatepass"), bool(buf[24]))
+
+
+class MemoryIndex:
+    """Survives a simulated power loss as of its last flush, as LMDB does."""
+
+    def __init__(self) -> None:
+        self._rows: dict[bytes, bytes] = {}
+        self._pending: dict[bytes, bytes] = {}
+        self._mark: Mark | None = None
+
+    def get(self, key: bytes) -> Held | None:
+        packed = self._rows.get(key)
+        return unpack_row(packed) if packed is not None else None
+
+    def mark(self) -> Mark | None:
+        return self._mark
+
+    def flush(self, rows: Mapping[bytes, Held], pending: Mapping[bytes, Pending | None], mark: Mark) -> None:
+        self._rows.update({key: pack_row(held) for key, held in rows.items()})
+        for key, entry in pending.items():
+            if entry is None:
+                self._pending.pop(key, None)
+            else:
+                self._pending[key] = _pack_pending(entry)
+        self._mark = mark
+
+    def pending(self) -> Iterator[tuple[bytes, Pending]]:
+        return ((key, _unpack_pending(packed)) for key, packed in list(self._pending.items()))
+
+    def rows(self, prefix: bytes = b"") -> Iterator[tuple[bytes, Held]]:
+        return ((key, unpack_row(self._rows[key])) for key in sorted(self._rows) if key.startswith(prefix))
+
+    def clear(self) -> None:
+        self.__init__()  # type: ignore[misc]
+
+    def close(self) -> None:
+        pass
+
+
+class LmdbIndex:
+    """LMDB environment in `<device>/index`."""
+
+    def __init__(self, path: str, *, map_bytes: int = 64 << 30) -> None:
+        """map_bytes: address space, not disk. Raises `lmdb.Error` when the files are unusable: then remove them."""
+        self._env = lmdb.open(path, map_size=map_bytes, max_dbs=3, subdir=True, mode=0o600, metasync=True, sync=True,
+                              lock=False, readahead=False, max_readers=4)
+        self._rows = self._env.open_db(b"rows")
+        self._pending = self._env.open_db(b"pending")
+        self._meta = self._env.open_db(b"meta")
+
+    def get(self, key: bytes) -> Held | None:
+        with self._env.begin(db=self._rows, buffers=False) as txn:
+            packed = txn.get(key)
+        return unpack_row(packed) if packed is not None else None
+
+    def mark(self) -> Mark | None:
+        with self._env.begin(db=self._meta) as txn:
+            packed = txn.get(_MARK)
+        if packed is None:
+            return None
+        version, *fields = msgpack.unpackb(packed, strict_map_key=False)
+        return Mark(*fields) if version == FORMAT else None
+
+    def flush(self, rows: Mapping[bytes, Held], pending: Mapping[bytes, Pending | None], mark: Mark) -> None:
+        with self._env.begin(write=True) as txn:
+            for key in sorted(rows):
+                txn.put(key, pack_row(rows[key]), db=self._rows)
+            for key, entry in pending.items():
+                if entry is None:
+                    txn.delete(key, db=self._pending)
+                else:
+                    txn.put(key, _pack_pending(entry), db=self._pending)
+            fields = (FORMAT, mark.sequence, mark.segment, mark.rows_segment, mark.usage, mark.extras)
+            txn.put(_MARK, msgpack.packb(fields), db=self._meta)
+
+    def pending(self) -> Iterator[tuple[bytes, Pending]]:
+        with self._env.begin(db=self._pending) as txn:
+            entries = [(bytes(key), _unpack_pending(bytes(packed))) for key, packed in txn.cursor()]
+        return iter(entries)
+
+    def rows(self, prefix: bytes = b"") -> Iterator[tuple[bytes, Held]]:
+        start = prefix
+        while True:                      # short readers: a long one would keep freed pages alive
+            with self._env.begin(db=self._rows) as txn:
+                cursor = txn.cursor()
+                if not cursor.set_range(start):
+                    return
+                page: list[tuple[bytes, Held]] = []
+                for key, packed in cursor:
+                    if not key.startswith(prefix) or len(page) == 1000:
+                        break
+                    page.append((bytes(key), unpack_row(bytes(packed))))
+            yield from page
+            if len(page) < 1000:
+                return
+            start = page[-1][0] + b"\0"
+
+    def clear(self) -> None:
+        with self._env.begin(write=True) as txn:
+            for db in (self._rows, self._pending, self._meta):
+                txn.drop(db, delete=False)
+
+    def close(self) -> None:
+        self._env.close()
