@@ -48,7 +48,7 @@ Examples:
   holdfast up --data /srv/hf --listen :80   elsewhere, reachable from outside
   holdfast status                           how it is
   holdfast config sample > holdfast.toml    a file that explains every setting
-  holdfast config check                     is it right? says file and line if not
+  holdfast config check                     is it right? if not, which line?
 
 `holdfast COMMAND --help` tells more about one command.
 """

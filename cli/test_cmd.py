@@ -1,6 +1,6 @@
 """`holdfast test [all] [-- pytest arguments]`: ruff, mypy --strict, then every test in two workers.
 
-Tests that need mounts or namespaces (marker `needs_root`) run as they are for root, under `unshare -Urnm` where users may have
+Tests that need mounts or namespaces (marker `needs_root`) run with all others for root, under `unshare -Urnm` where users may have
 namespaces, and are otherwise listed at the end as "not run: needs root". Without arguments for pytest all stages run; with
 them only pytest does.
 """
@@ -57,7 +57,9 @@ def plan_stages(extra: list[str], *, can_mount: bool, can_unshare: bool) -> list
     pytest = (python, "-m", "pytest", *_workers(extra), *(extra or ["-q"]))
     stages = [] if extra else [Stage(name="ruff", command=(python, "-m", "ruff", "check", *targets)),
                                Stage(name="mypy", command=(python, "-m", "mypy"))]
-    if can_mount or not can_unshare:
+    if can_mount:                              # a mount namespace of its own: what a killed test has mounted goes with it
+        return [*stages, Stage(name="pytest", command=("unshare", "-m", *pytest))]
+    if not can_unshare:
         return [*stages, Stage(name="pytest", command=pytest)]
     apart = Stage(name="pytest in namespaces", command=(*_UNSHARE, *pytest, "-m", "needs_root"), is_empty_fine=True)
     return [*stages, apart, Stage(name="pytest", command=(*pytest, "-m", "not needs_root"), is_empty_fine=True)]

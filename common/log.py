@@ -8,6 +8,7 @@ disk must not stop a store.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import traceback
@@ -210,7 +211,7 @@ def format_json(when: str, level: int, name: str, event: str, fields: dict[str, 
             record["exc"], record["traceback"] = type(value).__name__, _format_traceback(value)
         elif is_secret_field(key):
             record[key] = REDACTED
-        elif isinstance(value, bool | int | float) or value is None:
+        elif isinstance(value, int) or value is None or (isinstance(value, float) and math.isfinite(value)):
             record[key] = value
         else:
             record[key] = _hide_in_text(_as_text(value))

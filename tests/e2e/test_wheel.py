@@ -1,6 +1,7 @@
 """The wheel: what is in it, and that it works in an empty environment, from any directory, with our names being ours."""
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -61,6 +62,18 @@ def test_the_wheel_holds_the_service_packages_and_nothing_else(wheel):
 def test_the_installed_command_works_from_another_directory(installed, tmp_path):
     assert run(installed / "holdfast", "version", cwd=tmp_path).stdout == f"holdfast {VERSION}\n"
     assert "node.listen" in run(installed / "holdfast", "config", "show", cwd=tmp_path, HOME=str(tmp_path)).stdout
+
+
+@pytest.mark.skipif(not (ROOT / "cli/up.py").exists(), reason="this version has no `holdfast up` yet")
+def test_the_installed_store_comes_up_answers_and_goes_down(installed, tmp_path):
+    state, environ = tmp_path / "state", {"HOME": str(tmp_path), "HOLDFAST_NODE_ADMIN_LISTEN": "127.0.0.1:0"}
+    where = ("--data", str(state))
+    run(installed / "holdfast", "up", "--detach", *where, "--listen", "127.0.0.1:0", cwd=tmp_path, **environ)
+    try:
+        assert json.loads((state / "endpoint.json").read_text())["urls"]["admin"].startswith("http://127.0.0.1:")
+        assert run(installed / "holdfast", "status", *where, cwd=tmp_path, **environ).stdout
+    finally:
+        run(installed / "holdfast", "down", *where, cwd=tmp_path, **environ)
 
 
 def test_no_other_distribution_provides_one_of_our_names(installed, tmp_path):

@@ -14,6 +14,10 @@ def test_root_runs_everything_in_one_go():
     assert names(plan_stages([], can_mount=True, can_unshare=True)) == ["ruff", "mypy", "pytest"]
 
 
+def test_what_a_test_mounts_never_outlives_the_run():
+    assert plan_stages([], can_mount=True, can_unshare=True)[-1].command[:2] == ("unshare", "-m")
+
+
 def test_without_root_what_needs_it_runs_in_namespaces_and_nothing_runs_twice():
     *_, apart, rest = plan_stages([], can_mount=False, can_unshare=True)
     assert apart.command[0] == "unshare" and apart.command[-2:] == ("-m", "needs_root")
