@@ -68,6 +68,12 @@ class BodyTooShort(StorageError):
     code = "body_too_short"
 
 
+class ClientTimeout(StorageError):
+    """The client sent or took less than the minimum rate. what, waited_s."""
+
+    code = "client_timeout"
+
+
 class BodyTooLarge(StorageError):
     """limit_bytes."""
 

@@ -1,0 +1,61 @@
+"""The fixed pool of body buffers of one worker: what bounds the memory of all large uploads together."""
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+_SPARE_MAX = 8                       # buffers kept for reuse; the others go back to the system
+
+
+class PoolWaiter(Protocol):
+    """An upload that stands still until a buffer is free."""
+
+    def grant(self, buffer: bytearray) -> None:
+        """Take over `buffer`; called from `give_back` of someone else."""
+
+
+class BufferPool:
+    """At most `count` buffers of `buffer_bytes` at one time, first come first served. Not for threads."""
+
+    __slots__ = ("_spare", "_waiters", "buffer_bytes", "count", "used")
+
+    def __init__(self, count: int, buffer_bytes: int) -> None:
+        self.count = count
+        self.buffer_bytes = buffer_bytes
+        self.used = 0
+        self._spare: list[bytearray] = []
+        self._waiters: deque[PoolWaiter] = deque()
+
+    def take(self) -> bytearray | None:
+        """A buffer, or None when all are in use or others wait already."""
+        if self.used >= self.count or self._waiters:
+            return None
+        self.used += 1
+        return self._spare.pop() if self._spare else bytearray(self.buffer_bytes)
+
+    def wait(self, waiter: PoolWaiter) -> None:
+        """Call `waiter.grant` once, when its turn comes; `forget` takes the wish back."""
+        self._waiters.append(waiter)
+
+    def forget(self, waiter: PoolWaiter) -> None:
+        """`waiter` wants nothing any more."""
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+
+    def give_back(self, buffer: bytearray) -> None:
+        """A buffer that nobody looks into any more."""
+        if self._waiters:
+            self._waiters.popleft().grant(buffer)
+            return
+        self.used -= 1
+        assert self.used >= 0, "a buffer was given back twice"
+        if len(self._spare) < _SPARE_MAX:
+            self._spare.append(buffer)
+
+    def write_off(self) -> None:
+        """A buffer that somebody may still look into: its place is free, its memory goes when the last view does."""
+        if self._waiters:
+            self._waiters.popleft().grant(bytearray(self.buffer_bytes))
+            return
+        self.used -= 1
+        assert self.used >= 0, "a buffer was given back twice"
