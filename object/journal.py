@@ -25,7 +25,6 @@ from object.format import (
 from object.replay import FooterRow, encode_footer, segment_path
 
 SPARE, RESERVE = "spare.tmp", "reserve"
-BATCH_BYTES_MAX = 4 << 20                # a larger gathering is cut into several batches
 _FOOTER_ROW_BYTES = 96
 
 

@@ -1,0 +1,380 @@
+"""A device in the event loop of its one owner: group commit, waiting answers, background flush and space.
+
+The writes that arrive while one sync runs form the next batch, so batching needs no timer and a lone write pays no
+wait. Everything that blocks runs in the device's own pools: one thread for journal and index, two for bodies, so that a
+sick disk slows only itself. Calls answer with a value when nothing has to be waited for, else with a future.
+
+Budget of an accept: no thread hop of its own; one hop per batch (pwritev and fdatasync together).
+"""
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+from common.clock import Clock
+from common.errors import Corruption, DeviceUnavailable, NotCounted, Overloaded, StorageError
+from common.log import get_logger
+from common.timestamp import Stamp
+from object.bodies import BodyReader, BodyWriter
+from object.compaction import drop_segment, move_records, plan_compaction
+from object.device import Device
+from object.journal import Batch
+from object.peers import PeerMark
+from object.register import Held
+from object.wire import BodyState, Reply, Version
+
+log = get_logger("object.owner")
+T = TypeVar("T")
+GATHERED_BYTES_MAX = 64 << 20            # beyond it writes are refused: the disk does not keep up
+MAINTAIN_S = 1.0
+COMPACT_EVERY = 10                       # of these rounds
+
+
+class Waiters(Generic[T]):
+    """Answers that leave once the journal is synced up to their sequence."""
+
+    def __init__(self) -> None:
+        self._queue: deque[tuple[int, asyncio.Future[T], T]] = deque()
+
+    def add(self, sequence: int, answer: T) -> asyncio.Future[T]:
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._queue.append((sequence, future, answer))
+        return future
+
+    def release(self, synced: int) -> None:
+        """In order of arrival: one that waits behind a later sequence waits one batch longer, never forever."""
+        while self._queue and self._queue[0][0] <= synced:
+            _, future, answer = self._queue.popleft()
+            if not future.done():
+                future.set_result(answer)
+
+    def fail(self, error: Exception) -> None:
+        while self._queue:
+            _, future, _ = self._queue.popleft()
+            if not future.done():
+                future.set_exception(error)
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+
+class Owner:
+    """One device; every method belongs to the loop's thread."""
+
+    def __init__(self, device: Device, clock: Clock) -> None:
+        self.device, self._clock = device, clock
+        self.name = device.identity.name
+        self._loop = asyncio.get_running_loop()
+        self._journal_pool = ThreadPoolExecutor(1, thread_name_prefix=f"{self.name}-journal")
+        self._body_pool = ThreadPoolExecutor(2, thread_name_prefix=f"{self.name}-body")
+        self._waiters: Waiters[Reply] = Waiters()
+        self._sync_waiters: Waiters[None] = Waiters()
+        self._committing: Batch | None = None
+        self._is_kicked = False
+        self._work = asyncio.Event()
+        self._compared: asyncio.Future[None] = self._loop.create_future()
+        self._maintainer: asyncio.Task[None] | None = None
+        self.on_synced: list[Callable[[int], None]] = []         # consumers of the journal
+        self.is_closing = False
+
+    def start(self) -> None:
+        """Begin background work."""
+        self._maintainer = self._loop.create_task(self._maintain(), name=f"maintain {self.name}")
+
+    # --- the register protocol -----------------------------------------------------------------------------------
+
+    def look(self, key: bytes, ballot: Stamp | None, *, seen_us: int, is_durable: bool,
+             read_body: bool) -> Reply | asyncio.Future[Reply]:
+        """See `Replica.look`. Raises `NotCounted`, `DeviceUnavailable`, `ClockRefused`, `Corruption`."""
+        device = self.device
+        if not device.standing.is_counted or device.fault:
+            return self._look_later(key, ballot, seen_us, is_durable, read_body)
+        reply = device.replica.look(key, ballot=ballot, now_us=self._clock.now_us(), seen_us=seen_us, is_durable=is_durable)
+        if reply.wait_seq:
+            self._kick()
+            if not read_body:
+                return self._waiters.add(reply.wait_seq, reply)
+            return self._loop.create_task(self._with_body(key, reply))
+        if read_body and reply.state in (BodyState.INLINE, BodyState.DAMAGED):
+            return self._read_inline(key, reply)
+        return reply
+
+    def accept(self, key: bytes, ballot: Stamp, version: Version, mode: int, *, seen_us: int, is_durable: bool,
+               body: bytes | None) -> Reply | asyncio.Future[Reply]:
+        """See `Replica.accept`. Raises `Overloaded`, `DeviceFull`, `NotCounted`, `NoBody`, `ClockRefused`."""
+        device = self.device
+        if not device.standing.is_counted or device.fault:
+            return self._accept_later(key, ballot, version, mode, seen_us, is_durable, body)
+        if device.journal.gathered_bytes > GATHERED_BYTES_MAX:
+            raise Overloaded(what=f"journal of {self.name}", retry_after_s=1)
+        reply = device.replica.accept(key, ballot=ballot, version=version, mode=mode, now_us=self._clock.now_us(),
+                                      seen_us=seen_us, body=body, is_durable=is_durable)
+        if not reply.wait_seq:
+            return reply
+        self._kick()
+        return self._waiters.add(reply.wait_seq, reply)
+
+    def learn(self, key: bytes, ballot: Stamp, version: Version, *, body: bytes | None) -> Reply | asyncio.Future[Reply]:
+        """See `Replica.learn`."""
+        self._check_fault()
+        reply = self.device.replica.learn(key, ballot=ballot, version=version, body=body)
+        if not reply.wait_seq:
+            return reply
+        self._kick()
+        return self._waiters.add(reply.wait_seq, reply)
+
+    def _look_later(self, key: bytes, ballot: Stamp | None, seen_us: int, is_durable: bool,
+                    read_body: bool) -> asyncio.Future[Reply]:
+        self._check_fault()
+        if self.device.standing.amnesia:
+            raise NotCounted(device=self.name, reason=self.device.standing.describe())
+        return self._loop.create_task(self._after_compare(
+            lambda: self.look(key, ballot, seen_us=seen_us, is_durable=is_durable, read_body=read_body)))
+
+    def _accept_later(self, key: bytes, ballot: Stamp, version: Version, mode: int, seen_us: int, is_durable: bool,
+                      body: bytes | None) -> Reply | asyncio.Future[Reply]:
+        self._check_fault()
+        device = self.device
+        if not device.standing.amnesia:
+            return self._loop.create_task(self._after_compare(
+                lambda: self.accept(key, ballot, version, mode, seen_us=seen_us, is_durable=is_durable, body=body)))
+        if ballot < device.floor:
+            raise NotCounted(device=self.name, reason=device.standing.describe())
+        reply = device.replica.accept(key, ballot=ballot, version=version, mode=mode, now_us=self._clock.now_us(),
+                                      seen_us=seen_us, body=body, is_durable=is_durable)
+        if not reply.ok:
+            raise NotCounted(device=self.name, reason=device.standing.describe())    # its state must not be seen
+        self._kick()
+        return self._waiters.add(reply.wait_seq, reply) if reply.wait_seq else reply
+
+    async def _after_compare(self, again: Callable[[], Reply | asyncio.Future[Reply]]) -> Reply:
+        """A device that has just started answers once its peers have compared what they remember of it."""
+        await asyncio.shield(self._compared)
+        answer = again()
+        return answer if isinstance(answer, Reply) else await answer
+
+    async def _with_body(self, key: bytes, reply: Reply) -> Reply:
+        await self._waiters.add(reply.wait_seq, reply)
+        answer = self._read_inline(key, reply) if reply.state == BodyState.INLINE else reply
+        return answer if isinstance(answer, Reply) else await answer
+
+    def _read_inline(self, key: bytes, reply: Reply) -> Reply | asyncio.Future[Reply]:
+        held = self.device.get(key)
+        if held is None or held.ballot != reply.ballot or held.state != BodyState.INLINE:
+            return reply                 # overwritten meanwhile: the state that was read stays the answer, without body
+        try:
+            body = self.device.read_inline(held, cached_only=True)
+        except (Corruption, OSError) as error:
+            return self._damaged(key, held, reply, error)
+        if body is not None:
+            return reply._replace(body=body)
+        return self._loop.create_task(self._read_cold(key, held, reply))
+
+    async def _read_cold(self, key: bytes, held: Held, reply: Reply) -> Reply:
+        try:
+            return reply._replace(body=await self.in_body_pool(lambda: self.device.read_inline(held)))
+        except (Corruption, OSError) as error:
+            return self._damaged(key, held, reply, error)
+
+    def _damaged(self, key: bytes, held: Held, reply: Reply, error: Exception) -> Reply:
+        log.error("record damaged", device=self.name, path=held.version.path, error=str(error))
+        self.device.quarantine(key, held)
+        self._work.set()
+        return reply._replace(state=BodyState.DAMAGED)
+
+    # --- other records -------------------------------------------------------------------------------------------
+
+    def synced(self, sequence: int) -> asyncio.Future[None] | None:
+        """None when everything up to `sequence` is durable, else a future."""
+        self._check_fault()
+        if sequence <= self.device.synced_sequence:
+            return None
+        self._kick()
+        return self._sync_waiters.add(sequence, None)
+
+    def owed(self, key: bytes, stamp: Stamp) -> asyncio.Future[None] | None:
+        """See `Device.owe`; durable when the future is done."""
+        self._check_fault()
+        return self.synced(self.device.owe(key, stamp))
+
+    def done(self, key: bytes, stamp: Stamp) -> None:
+        """A hint: lost without harm."""
+        self.device.done(key, stamp)
+        self._work.set()
+
+    def remember_peer(self, device_id: str, mark: PeerMark) -> None:
+        """Journal what a peer shows, with the next batch."""
+        if self.device.fault or not self.device.peers.is_news(device_id, mark):
+            return
+        self.device.append_peer_mark(device_id, mark)
+        self._kick()
+
+    def compared_with(self, peer_id: str, remembered: PeerMark | None, *, peers: int) -> None:
+        """A peer has said what it remembers of this device; decides whether the device counts."""
+        device = self.device
+        if device.standing.is_counted or device.standing.amnesia:
+            return
+        found = device.recovery
+        shown = PeerMark(found.incarnation, found.epoch, found.sequence)
+        reason = device.standing.compare(peer_id, remembered, shown)
+        if reason is not None:
+            device.restart_memory(self._clock.now_us(), reason)
+            self._kick()
+        device.standing.decide(peers)
+        if (device.standing.is_counted or device.standing.amnesia) and not self._compared.done():
+            self._compared.set_result(None)
+            log.info("device compared", device=self.name, standing=device.standing.describe())
+
+    # --- bodies --------------------------------------------------------------------------------------------------
+
+    async def in_body_pool(self, job: Callable[[], T]) -> T:
+        """Run a blocking job of this device's bodies."""
+        return await self._loop.run_in_executor(self._body_pool, job)
+
+    def new_body(self) -> BodyWriter:
+        """Raises `DeviceFull`, `DeviceUnavailable`, `OSError`."""
+        self._check_fault()
+        return self.device.new_body()
+
+    async def stage(self, writer: BodyWriter, key: bytes, body_id: int, path: str) -> Reply:
+        """Make a written body durable under its name; the reply is a look."""
+        trailer_crc = await self.in_body_pool(lambda: writer.finish(key, body_id, path))
+        self.device.staged(key, body_id, trailer_crc)
+        answer = self.look(key, None, seen_us=0, is_durable=False, read_body=False)
+        return answer if isinstance(answer, Reply) else await answer
+
+    async def open_body(self, key: bytes, body_id: int) -> BodyReader:
+        """Reader of the body that `key` has now. Raises `NoBody`, `Corruption`; quarantines what does not check."""
+        held = self.device.get(key)
+        if held is None or held.state != BodyState.FILE or held.version.body_id != body_id:
+            raise DeviceUnavailable(device=self.name, reason="the body is not here")
+        try:
+            return await self.in_body_pool(lambda: self.device.open_body(key, held))
+        except (Corruption, FileNotFoundError) as error:
+            self.damaged_body(key, held, error)
+            raise Corruption(what="body", device=self.name) from error
+
+    def damaged_body(self, key: bytes, held: Held, error: Exception) -> None:
+        """A block of a large body failed its check."""
+        log.error("body damaged", device=self.name, path=held.version.path, error=str(error))
+        self.device.quarantine(key, held)
+        self._work.set()
+
+    # --- commit --------------------------------------------------------------------------------------------------
+
+    def _kick(self) -> None:
+        """Commit at the end of this loop turn, unless one is under way: then right after it."""
+        if self._committing is None and not self._is_kicked:
+            self._is_kicked = True
+            self._loop.call_soon(self._begin_commit)
+
+    def _begin_commit(self) -> None:
+        self._is_kicked = False
+        if self._committing is not None:
+            return
+        batch = self.device.take_batch()
+        if batch is None:
+            return
+        self._committing = batch
+        finished = self._journal_pool.submit(self.device.journal.write, batch)
+        finished.add_done_callback(lambda f: self._loop.call_soon_threadsafe(self._end_commit, batch, f.exception()))
+
+    def _end_commit(self, batch: Batch, error: BaseException | None) -> None:
+        self._committing = None
+        if error is not None:
+            self._retire(error)
+            return
+        self.device.committed(batch)
+        synced = self.device.synced_sequence
+        self._waiters.release(synced)
+        self._sync_waiters.release(synced)
+        for consume in self.on_synced:
+            consume(synced)
+        self._work.set()
+        self._begin_commit()
+
+    def _retire(self, error: BaseException) -> None:
+        """The device failed twice: nothing more is read from or written to it by clients."""
+        self.device.fault = str(error) or type(error).__name__
+        log.error("device retired", device=self.name, reason=self.device.fault)
+        lost = DeviceUnavailable(device=self.name, reason=self.device.fault)
+        self._waiters.fail(lost)
+        self._sync_waiters.fail(lost)
+
+    def _check_fault(self) -> None:
+        if self.device.fault:
+            raise DeviceUnavailable(device=self.name, reason=self.device.fault)
+
+    # --- background ----------------------------------------------------------------------------------------------
+
+    async def _maintain(self) -> None:
+        """Once a second while there is work: flush the index, look at the space, remove displaced bodies, compact."""
+        turn = 0
+        while True:
+            await self._work.wait()
+            await asyncio.sleep(MAINTAIN_S)
+            self._work.clear()
+            turn += 1
+            try:
+                await self._in_journal_pool(self.device.has_room)
+                await self.flush()
+                if self.device.displaced_bodies:
+                    await self.in_body_pool(self.device.unlink_displaced)
+                if turn % COMPACT_EVERY == 0:
+                    await self.compact()
+            except (OSError, StorageError) as error:
+                log.warning("maintenance failed", device=self.name, error=str(error))
+
+    async def flush(self) -> None:
+        """Move the newest rows into the index."""
+        device = self.device
+        if device.fault:
+            return
+        flush = device.begin_flush()
+        if flush is None:
+            return
+        is_done = False
+        try:
+            waiting = self.synced(flush.sequence)
+            if waiting is not None:
+                await waiting
+            await self._in_journal_pool(lambda: device.write_flush(flush))
+            is_done = True
+        finally:
+            device.end_flush(flush, is_done=is_done)
+
+    async def compact(self) -> None:
+        """Give back one mostly dead segment, about 1 MiB of copies per batch."""
+        device = self.device
+        segment = await self._in_journal_pool(lambda: plan_compaction(device)) if len(device.usage) > 1 else None
+        if segment is None or device.fault:
+            return
+        for moved in move_records(device, segment):
+            if moved:
+                waiting = self.synced(device.journal.next_sequence - 1)
+                if waiting is not None:
+                    await waiting
+        await self._in_journal_pool(lambda: drop_segment(device, segment))
+        log.info("segment compacted", device=self.name, segment=segment)
+
+    async def _in_journal_pool(self, job: Callable[[], T]) -> T:
+        return await self._loop.run_in_executor(self._journal_pool, job)
+
+    async def close(self) -> None:
+        """Commit and flush what there is, then give up the device."""
+        self.is_closing = True
+        if self._maintainer is not None:
+            self._maintainer.cancel()
+            await asyncio.gather(self._maintainer, return_exceptions=True)
+        if not self.device.fault:
+            waiting = self.synced(self.device.journal.next_sequence - 1)
+            if waiting is not None:
+                await waiting
+            await self.flush()
+        self._journal_pool.shutdown(wait=True)
+        self._body_pool.shutdown(wait=True)
+        self.device.close()
+
