@@ -491,6 +491,7 @@ class Connection(asyncio.Protocol):
     def _abort(self) -> None:
         self._keep_alive = False
         if not self._out.is_lost:
+            self._out.lose()                     # the transport tells us later; nobody shall wait or count until then
             self._transport.abort()
 
     # The server's calls.
@@ -511,6 +512,8 @@ class Connection(asyncio.Protocol):
 
     def check_deadlines(self, now_s: float) -> None:
         """Once per tick of the server's timer: nobody may hold a connection without getting on."""
+        if self._out.is_lost:
+            return
         limits = self._server.limits
         intake = self._intake
         if self._out.is_blocked:

@@ -58,7 +58,7 @@ class Intake:
     @property
     def is_awaited(self) -> bool:
         """Whether a reader waits for the client: only then is the client slow."""
-        return self._waiter is not None and not self.is_complete
+        return self._waiter is not None and not self.is_complete and self.error is None
 
     @property
     def is_unasked(self) -> bool:

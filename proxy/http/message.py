@@ -20,21 +20,31 @@ CHUNK_BYTES_MAX = 1_048_576          # one read_chunk or one pooled buffer
 class Headers:
     """Header fields of one request, in order; lookups by lower-case name. Immutable."""
 
-    __slots__ = ("_map", "_pairs")
+    __slots__ = ("_pairs", "by_name")
 
     def __init__(self, pairs: list[tuple[bytes, bytes]]) -> None:
-        self._pairs = pairs
-        self._map = {name.lower(): value for name, value in pairs}
-        if len(self._map) != len(pairs):
-            self._join_repeated()
+        self._pairs: list[tuple[bytes, bytes]] | dict[bytes, bytes] = pairs
+        self.by_name = {name.lower(): value for name, value in pairs}        # repeated fields joined by ", "
+        if len(self.by_name) != len(pairs):
+            self._join_repeated(pairs)
 
-    def _join_repeated(self) -> None:
+    @classmethod
+    def from_distinct(cls, fields: dict[bytes, bytes]) -> Headers:
+        """Of fields whose names, as they were written, are distinct (they may still be equal but for case)."""
+        headers = cls.__new__(cls)
+        headers._pairs = fields
+        headers.by_name = {name.lower(): value for name, value in fields.items()}
+        if len(headers.by_name) != len(fields):
+            headers._join_repeated(list(fields.items()))
+        return headers
+
+    def _join_repeated(self, pairs: list[tuple[bytes, bytes]]) -> None:
         """Values of a repeated field become one, joined by a comma (RFC 9110, 5.3)."""
         joined: dict[bytes, bytes] = {}
-        for name, value in self._pairs:
+        for name, value in pairs:
             key = name.lower()
             joined[key] = joined[key] + b", " + value if key in joined else value
-        self._map = joined
+        self.by_name = joined
 
     @overload
     def get(self, name: str) -> str | None: ...
@@ -42,32 +52,33 @@ class Headers:
     def get(self, name: str, default: str) -> str: ...
     def get(self, name: str, default: str | None = None) -> str | None:
         """Value of the field `name` (lower case), its bytes as Latin-1; repeated fields joined by ", "."""
-        value = self._map.get(name.encode())
+        value = self.by_name.get(name.encode())
         return default if value is None else value.decode("latin-1")
 
     def get_bytes(self, name: str) -> bytes | None:
         """The same value as it came: what a check for UTF-8 needs."""
-        return self._map.get(name.encode())
+        return self.by_name.get(name.encode())
 
     def getall(self, name: str) -> list[str]:
         """Every value of a repeated field, in order."""
         key = name.encode()
-        return [value.decode("latin-1") for found, value in self._pairs if found.lower() == key]
+        return [value.decode("latin-1") for found, value in self.raw_items() if found.lower() == key]
 
     def items(self) -> Iterator[tuple[str, str]]:
         """(lower-case name, value as Latin-1) of every distinct field."""
-        for name, value in self._map.items():
+        for name, value in self.by_name.items():
             yield name.decode("latin-1"), value.decode("latin-1")
 
     def raw_items(self) -> list[tuple[bytes, bytes]]:
         """The fields as they came, for signatures."""
-        return self._pairs
+        pairs = self._pairs
+        return pairs if isinstance(pairs, list) else list(pairs.items())
 
     def __contains__(self, name: str) -> bool:
-        return name.encode() in self._map
+        return name.encode() in self.by_name
 
     def __len__(self) -> int:
-        return len(self._map)
+        return len(self.by_name)
 
 
 class Lease:
