@@ -197,7 +197,8 @@ class Connection(asyncio.Protocol):
             self._refuse(error.status, error.reason)
         finally:
             self._is_pumping = False
-            self._release_held()
+            if self._held_out:
+                self._release_held()
             if self._phase is LINGER:
                 self._shut_down()
             elif self._phase is HEAD and not self._out.is_paused and (
@@ -429,10 +430,9 @@ class Connection(asyncio.Protocol):
 
     def _release_held(self) -> None:
         held = self._held_out
-        if held:
-            self._out.write(held[0] if len(held) == 1 else b"".join(held))
-            held.clear()
-            self._held_bytes = 0
+        self._out.write(held[0] if len(held) == 1 else b"".join(held))
+        held.clear()
+        self._held_bytes = 0
 
     def _finish(self, request: Request, response: Response, sent_bytes: int) -> None:
         """The answer is out, or will never be: account for it and take up the next request."""

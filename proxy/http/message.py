@@ -30,12 +30,15 @@ class Headers:
 
     @classmethod
     def from_distinct(cls, fields: dict[bytes, bytes]) -> Headers:
-        """Of fields whose names, as they were written, are distinct (they may still be equal but for case)."""
+        """Of fields whose names, as they were written, are distinct (they may still be equal but for case).
+
+        Blanks behind a value are no part of it.
+        """
         headers = cls.__new__(cls)
         headers._pairs = fields
-        headers.by_name = {name.lower(): value for name, value in fields.items()}
+        headers.by_name = {name.lower(): value.rstrip() for name, value in fields.items()}
         if len(headers.by_name) != len(fields):
-            headers._join_repeated(list(fields.items()))
+            headers._join_repeated(headers.raw_items())
         return headers
 
     def _join_repeated(self, pairs: list[tuple[bytes, bytes]]) -> None:
@@ -72,7 +75,7 @@ class Headers:
     def raw_items(self) -> list[tuple[bytes, bytes]]:
         """The fields as they came, for signatures."""
         pairs = self._pairs
-        return pairs if isinstance(pairs, list) else list(pairs.items())
+        return pairs if isinstance(pairs, list) else [(name, value.rstrip()) for name, value in pairs.items()]
 
     def __contains__(self, name: str) -> bool:
         return name.encode() in self.by_name

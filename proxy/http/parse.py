@@ -88,7 +88,7 @@ def parse_head(head: bytes, limits: HeadLimits) -> Head:
     sink = _Sink()
     parser = httptools.HttpRequestParser(sink)
     _feed(parser, head)
-    if len(sink.fields) == field_count and b" \r" not in head and b"\t\r" not in head:
+    if len(sink.fields) == field_count:
         headers = Headers.from_distinct(sink.fields)
     else:
         headers = Headers(_list_fields(head))

@@ -314,6 +314,27 @@ def test_files_are_sent_span_by_span_and_closed(tls, loop, tmp_path):
     run(test, loop)
 
 
+def test_a_file_waits_for_the_answers_before_it(loop, tmp_path):
+    data = os.urandom(3_000_000)
+    (tmp_path / "body").write_bytes(data)
+
+    async def app(request):
+        if request.path == b"/bytes":
+            return Response(200, [], bytes(9_000_000))
+        fd = os.open(tmp_path / "body", os.O_RDONLY)
+        return Response(200, [], FileBody([FileSpan(fd, 0, len(data))], len(data), lambda: os.close(fd)))
+
+    async def test():
+        async with Front(app) as front:
+            client = await front.connect()
+            await client.send((get("/bytes") + get("/file")) * 2)
+            for _ in range(2):
+                assert len((await client.answer())[2]) == 9_000_000
+                assert (await client.answer())[2] == data
+            client.close()
+    run(test, loop)
+
+
 def tls_contexts(where):
     """A server's and a client's context around a fresh self-signed certificate."""
     subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
