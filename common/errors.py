@@ -146,6 +146,18 @@ class ClockRefused(StorageError):
     code = "clock"
 
 
+class PromiseOutstanding(StorageError):
+    """A row waits behind a change of its container that has not ended; settle the container and send it again."""
+
+    code, is_retryable = "promise_outstanding", True
+
+
+class DeadInstance(StorageError):
+    """The row belongs to a container that was deleted. instance."""
+
+    code = "dead_instance"
+
+
 class NoBody(StorageError):
     """An accept that writes names a body that is not staged here."""
 
@@ -162,6 +174,12 @@ class TransportLost(StorageError):
     """The connection broke before the answer: the request may have been executed. peer."""
 
     code, is_retryable = "transport_lost", True
+
+
+class StreamAborted(StorageError):
+    """The other end of a stream gave up: what was received is not the whole. reason."""
+
+    code = "stream_aborted"
 
 
 class DeadlineExceeded(StorageError):

@@ -1,0 +1,270 @@
+"""One row database: SQLite, keyed by name WITHOUT ROWID, no triggers; derived from the journal until a checkpoint.
+
+    rows(name, version, stamp, is_live, instance, size_bytes, object_count, etag, content_type, created_us,
+         stat_us, change)
+    info(key, value): path, format, applied (journal sequence), change, confirmed per peer, figures
+
+Names compare as UTF-8 bytes (BINARY). `change` numbers the changes of this database; a peer's confirmed number says up
+to which of them it is known to hold. Budget: 8 us per row in batches of 64, 0.5 ms per page of 1000.
+All methods block and belong to the one thread that opened the broker.
+"""
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+
+from common.timestamp import ZERO, unpack_stamp
+from container.listing import Bounds, list_page, page_bounds, successor
+from container.wire import Figures, PageAnswer, PageRequest, Row
+
+FORMAT = 1
+_COLUMNS = "name, version, stamp, is_live, instance, size_bytes, object_count, etag, content_type, created_us, stat_us"
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS info (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS rows (name TEXT NOT NULL, version TEXT NOT NULL, stamp BLOB NOT NULL, is_live INTEGER NOT NULL,
+    instance INTEGER NOT NULL, size_bytes INTEGER NOT NULL, object_count INTEGER NOT NULL, etag TEXT NOT NULL, content_type TEXT NOT NULL,
+    created_us INTEGER NOT NULL, stat_us INTEGER NOT NULL, change INTEGER NOT NULL, PRIMARY KEY (name, version)) WITHOUT ROWID;
+"""
+UNCONFIRMED_MAX = 10_000                 # names per peer in memory; beyond it the page's range is scanned instead
+
+
+class Broker:
+    """See the module. peers: ids of the other devices that hold this database."""
+
+    def __init__(self, path: str, name: str, peers: Iterable[str]) -> None:
+        """name: "/account/container". Raises `sqlite3.DatabaseError` for a damaged file."""
+        self.path, self.name = path, name
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64)
+        os.chmod(path, 0o600)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.execute("PRAGMA wal_autocheckpoint=0")          # a checkpoint is ours to make, and to sync
+        self._db.execute("PRAGMA cache_size=-1024")
+        self._db.executescript(_SCHEMA)
+        info = dict(self._db.execute("SELECT key, value FROM info"))
+        self.applied: int = info.get("applied", 0)
+        self.instance: int = info.get("instance", 0)
+        self._change: int = info.get("change", 0)
+        self._figures = [info.get("count", 0), info.get("size", 0), info.get("objects", 0)]
+        self._confirmed = {peer: info.get(f"confirmed {peer}", 0) for peer in peers}
+        self._unconfirmed: dict[str, dict[str, tuple[bytes, int]] | None] = {}
+        for peer in self._confirmed:
+            self._unconfirmed[peer] = self._load_unconfirmed(peer)
+        self.wal_bytes = 0
+        self.is_dirty = False            # something is not in a synced checkpoint
+        if not info:
+            self._db.execute("INSERT OR REPLACE INTO info VALUES ('path', ?), ('format', ?)", (name, FORMAT))
+
+    @property
+    def figures(self) -> Figures:
+        """Of the newest instance that rows were seen of."""
+        return Figures(*self._figures)
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    def apply(self, rows: Iterable[tuple[Row, str | None]], *, sequence: int) -> None:
+        """Merge rows in one transaction and remember that the journal is applied up to `sequence`.
+
+        rows: with the peer that sent each and therefore holds it, or None. A row with stamp ZERO brings figures only,
+        for a container that is listed already.
+        """
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            for row, now_held_by in rows:
+                self._merge(row, now_held_by)
+            self.applied = max(self.applied, sequence)
+            self._save_info()
+            db.execute("COMMIT")
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+        self.is_dirty = True
+
+    def _merge(self, row: Row, now_held_by: str | None) -> None:
+        if row.instance > self.instance and row.version == "" and self._is_container():
+            self._begin_instance(row.instance)
+        found = self._db.execute("SELECT stamp, is_live, instance, size_bytes, object_count, stat_us, created_us FROM rows "
+                                 "WHERE name=? AND version=?", (row.name, row.version)).fetchone()
+        if found is not None:
+            stamp, was_live, instance, size, count, stat_us, created_us = found
+            packed = row.stamp.pack()
+            if row.stamp == ZERO:
+                if instance != row.instance or row.stat_us <= stat_us:
+                    return
+                self._set_figures(row, stamp=stamp, was_counted=bool(was_live), size=size, count=count)
+                return
+            if packed < stamp or (packed == stamp and row.stat_us <= stat_us):
+                if packed == stamp and now_held_by is not None:
+                    self._confirm(now_held_by, row.name, stamp)
+                return
+            if packed == stamp:
+                row = row._replace(created_us=created_us)        # figures of the same state
+            elif row.instance == instance and row.stat_us < stat_us:
+                row = row._replace(size_bytes=size, object_count=count, stat_us=stat_us)
+            if was_live and self._counts(row.version, instance):
+                self._add(-1, -size, -count)
+        elif row.stamp == ZERO:
+            return
+        if row.is_live and self._counts(row.version, row.instance):
+            self._add(1, row.size_bytes, row.object_count)
+        self._change += 1
+        self._db.execute(f"INSERT OR REPLACE INTO rows ({_COLUMNS}, change) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+                         (row.name, row.version, row.stamp.pack(), *row[3:], self._change))
+        self._note_unconfirmed(row, now_held_by)
+
+    def _set_figures(self, row: Row, *, stamp: bytes, was_counted: bool, size: int, count: int) -> None:
+        """New figures of a container in an account; its state is not touched."""
+        if was_counted:
+            self._add(0, row.size_bytes - size, row.object_count - count)
+        self._change += 1
+        self._db.execute("UPDATE rows SET size_bytes=?, object_count=?, stat_us=?, change=? WHERE name=? AND version=?",
+                         (row.size_bytes, row.object_count, row.stat_us, self._change, row.name, row.version))
+        self._note_unconfirmed(row._replace(stamp=unpack_stamp(stamp)), None)
+
+    def _is_container(self) -> bool:
+        return self.name.count("/") == 2
+
+    def _counts(self, version: str, instance: int) -> bool:
+        return version == "" and (instance == self.instance or not self._is_container())
+
+    def _add(self, count: int, size: int, objects: int) -> None:
+        figures = self._figures
+        figures[0] += count
+        figures[1] += size
+        figures[2] += objects
+
+    def _begin_instance(self, instance: int) -> None:
+        """The container was deleted and made again: rows of older instances mean nothing any more."""
+        self._db.execute("DELETE FROM rows WHERE instance < ?", (instance,))
+        self.instance = instance
+        self._figures = [0, 0, 0]
+        for row_size, row_count in self._db.execute("SELECT size_bytes, object_count FROM rows WHERE is_live AND version=''"):
+            self._add(1, row_size, row_count)
+
+    def _save_info(self) -> None:
+        values = [("applied", self.applied), ("instance", self.instance), ("change", self._change),
+                  ("count", self._figures[0]), ("size", self._figures[1]), ("objects", self._figures[2])]
+        values += [(f"confirmed {peer}", number) for peer, number in self._confirmed.items()]
+        self._db.executemany("INSERT OR REPLACE INTO info VALUES (?, ?)", values)
+
+    # --- which rows a peer holds ---------------------------------------------------------------------------------
+
+    def confirm(self, peer: str, rows: Iterable[tuple[str, bytes]]) -> None:
+        """`peer` holds these (name, packed stamp)."""
+        for name, stamp in rows:
+            self._confirm(peer, name, stamp)
+
+    def _confirm(self, peer: str, name: str, stamp: bytes) -> None:
+        names = self._unconfirmed.get(peer)
+        if not names:
+            return
+        entry = names.get(name)
+        if entry is not None and entry[0] <= stamp:
+            del names[name]
+            first = next(iter(names.values()), None)             # insertion order is the order of changes
+            self._confirmed[peer] = first[1] - 1 if first is not None else self._change
+
+    def _note_unconfirmed(self, row: Row, now_held_by: str | None) -> None:
+        for peer, names in self._unconfirmed.items():
+            if names is None:
+                continue
+            names.pop(row.name, None)
+            if peer == now_held_by:
+                if not names:
+                    self._confirmed[peer] = self._change
+                continue
+            names[row.name] = (row.stamp.pack(), self._change)
+            if len(names) > UNCONFIRMED_MAX:
+                self._unconfirmed[peer] = None                   # too far behind to be listed name by name
+
+    def _load_unconfirmed(self, peer: str) -> dict[str, tuple[bytes, int]] | None:
+        names: dict[str, tuple[bytes, int]] = {}
+        if self._confirmed[peer] >= self._change:
+            return names
+        found = self._db.execute("SELECT name, stamp, change FROM rows WHERE change > ? ORDER BY change LIMIT ?",
+                                 (self._confirmed[peer], UNCONFIRMED_MAX + 1)).fetchall()
+        if len(found) > UNCONFIRMED_MAX:
+            return None
+        return {name: (stamp, change) for name, stamp, change in found}
+
+    def unconfirmed(self, peer: str, page: PageRequest, *, limit: int, last: str | None = None) -> list[Row]:
+        """Rows (tombstones too) in the page's range that `peer` is not known to hold, at most `limit`.
+
+        last: where the page ends in its direction, None: at its bound.
+        """
+        bounds = _up_to(page_bounds(page), last, reverse=page.reverse)
+        names = self._unconfirmed.get(peer)
+        if names is None:
+            where, values = _where(bounds)
+            found = self._db.execute(f"SELECT {_COLUMNS} FROM rows WHERE {where} AND change > ? LIMIT ?",
+                                     (*values, self._confirmed.get(peer, 0), limit)).fetchall()
+            return [_row(fields) for fields in found]
+        rows: list[Row] = []
+        for name in [n for n in names if bounds.holds(n)][:limit]:
+            rows.extend(self.versions(name))
+        return rows
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def versions(self, name: str) -> list[Row]:
+        """All rows of a name."""
+        return [_row(f) for f in self._db.execute(f"SELECT {_COLUMNS} FROM rows WHERE name=?", (name,))]
+
+    def has_live_row(self, instance: int) -> bool:
+        """True when anything of this instance (or a later one) is listed."""
+        found = self._db.execute("SELECT 1 FROM rows WHERE is_live AND instance >= ? LIMIT 1", (instance,)).fetchone()
+        return found is not None
+
+    def page(self, page: PageRequest, *, instance: int, peer: str | None) -> PageAnswer:
+        """Live current rows of `instance` (0: any), and what `peer` may not hold of the page's range."""
+        order = "DESC" if page.reverse else "ASC"
+
+        def seek(bounds: Bounds, limit: int) -> Iterator[tuple[str, Row]]:
+            where, values = _where(bounds)
+            cursor = self._db.execute(f"SELECT {_COLUMNS} FROM rows WHERE {where} AND version='' AND is_live AND instance >= ? "
+                                      f"ORDER BY name {order} LIMIT ?", (*values, instance, limit))
+            return ((fields[0], _row(fields)) for fields in cursor)
+
+        entries, last = list_page(seek, page)
+        unconfirmed = self.unconfirmed(peer, page, limit=page.limit, last=last) if peer is not None else []
+        return PageAnswer(entries, unconfirmed, self.figures)
+
+    # --- durability ----------------------------------------------------------------------------------------------
+
+    def checkpoint(self) -> int:
+        """Move the WAL into the database and sync both; the journal sequence up to which the file now stands for itself."""
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        self.is_dirty = False
+        return self.applied
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def _row(fields: tuple[object, ...]) -> Row:
+    name, version, stamp, is_live, *rest = fields
+    return Row(name, version, unpack_stamp(stamp), bool(is_live), *rest)  # type: ignore[arg-type]
+
+
+def _where(bounds: Bounds) -> tuple[str, list[object]]:
+    """SQL for a range of names."""
+    where, values = f"name {'>=' if bounds.has_low else '>'} ?", [bounds.low]
+    if bounds.high is not None:
+        return where + " AND name < ?", [*values, bounds.high]
+    return where, list(values)
+
+
+def _up_to(bounds: Bounds, last: str | None, *, reverse: bool) -> Bounds:
+    """The bounds of a page that ended at `last` (a rolled-up name stands for all below it)."""
+    if last is None:
+        return bounds
+    if reverse:
+        return Bounds(last, True, bounds.high)
+    return Bounds(bounds.low, bounds.has_low, successor(last))

@@ -1,0 +1,295 @@
+"""The row databases of one device: journal first, applied in batches, listed by one thread.
+
+A row is acknowledged when its journal record is durable; it is applied, 64 at a time, in the store's thread, and every
+read of a database applies what is queued for it first. Checkpoints (synced) let the journal forget rows.
+
+One class serves containers (rows are objects) and accounts (rows are containers): `space` tells them apart.
+"""
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+import msgpack
+
+from common.errors import Corruption, DeadInstance, NotCounted, PromiseOutstanding
+from common.log import get_logger
+from common.timestamp import Stamp
+from container.broker import Broker
+from container.wire import Figures, PageAnswer, PageRequest, Row, pack_row, unpack_container_state, unpack_row
+
+log = get_logger("container.store")
+T = TypeVar("T")
+APPLY_ROWS_MAX = 64
+PROMISE_WAIT_S = 0.5
+CHECKPOINT_S = 30.0
+
+
+class RegisterView(Protocol):
+    """What a row has to know of its container's register on this device."""
+
+    def outstanding_promise(self, key: bytes) -> bool:
+        """True while a prepare was promised that no accept has followed."""
+
+    def promised(self, key: bytes) -> Stamp | None:
+        """The highest durable promise for this register."""
+
+    def container_state(self, key: bytes) -> tuple[bool, bytes] | None:
+        """(is live, packed state); None when nothing is known here."""
+
+
+class RowJournal(Protocol):
+    """The device's journal, as far as rows need it."""
+
+    def append_row(self, space: int, meta: bytes) -> int: ...
+    def synced(self, sequence: int) -> Awaitable[None] | None: ...
+    def rows_covered(self, space: int, sequence: int) -> None: ...
+    def last_sequence(self) -> int: ...
+
+
+class RowStore:
+    """See the module. All public methods belong to the loop."""
+
+    def __init__(self, journal: RowJournal, registers: RegisterView, *, directory: str, space: int, is_container: bool,
+                 peers_of: Callable[[bytes], Iterable[str]], open_max: int = 200) -> None:
+        """peers_of: ids of the other devices that hold a key's database."""
+        self._journal, self._registers = journal, registers
+        self._directory, self._space, self._is_container = directory, space, is_container
+        self._peers_of, self._open_max = peers_of, open_max
+        self._brokers: OrderedDict[bytes, Broker] = OrderedDict()        # only the thread touches them
+        self._incoming: deque[tuple[bytes, int, str | None, Sequence[Row]]] = deque()    # synced, on their way to the thread
+        self._queues: dict[bytes, list[tuple[Row, int, str | None]]] = {}    # only the thread touches them
+        self._damaged: dict[bytes, str] = {}
+        self._unqueued: set[int] = set()                         # sequences of rows that are not in `_incoming` yet
+        self._paths: dict[bytes, str] = {}
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="rows")
+        self._loop = asyncio.get_running_loop()
+        self._is_applying = False
+        self._settled: dict[bytes, asyncio.Event] = {}
+        self._instances: dict[bytes, tuple[bytes, bool, int]] = {}
+        self._checkpointer: asyncio.TimerHandle | None = None
+        self._checkpoint_task: asyncio.Task[None] | None = None
+        self.on_applied: Callable[[bytes, str, int, Figures], None] | None = None   # key, path, instance, figures
+
+    # --- start and stop ------------------------------------------------------------------------------------------
+
+    def replay(self, records: Sequence[tuple[bytes, int]]) -> None:
+        """Apply (meta, sequence) found in the journal at start, blocking; what a database has already is skipped."""
+        for meta, sequence in records:
+            key, path, sender, rows = msgpack.unpackb(meta, unicode_errors="surrogatepass")
+            self._paths[key] = path
+            self._queues.setdefault(key, []).extend((unpack_row(row), sequence, sender or None) for row in rows)
+        for key in list(self._queues):
+            self._pool.submit(self._replay_key, key).result()
+        if records:
+            self._need_checkpoint()
+
+    async def close(self) -> None:
+        """Apply and checkpoint everything."""
+        if self._checkpointer is not None:
+            self._checkpointer.cancel()
+        if self._checkpoint_task is not None:
+            await asyncio.gather(self._checkpoint_task, return_exceptions=True)
+        await self.checkpoint()
+        await self._run(self._close_all)
+        self._pool.shutdown(wait=True)
+
+    # --- rows ----------------------------------------------------------------------------------------------------
+
+    async def put_rows(self, key: bytes, path: str, rows: Sequence[Row], *, held_by: str | None = None) -> None:
+        """Durable when it returns. held_by: the peer that holds them too (a write-back of a listing).
+
+        Raises `DeadInstance`, `PromiseOutstanding` (after 0.5 s).
+        """
+        if self._is_container:
+            if self._registers.outstanding_promise(key):
+                await self._wait_for_promise(key)
+            self._check_instance(key, rows)
+        meta = msgpack.packb((key, path, held_by or "", [pack_row(row) for row in rows]), unicode_errors="surrogatepass")
+        sequence = self._journal.append_row(self._space, meta)
+        waiting = self._journal.synced(sequence)
+        self._paths[key] = path
+        self._unqueued.add(sequence)
+        try:
+            if waiting is not None:
+                await asyncio.shield(asyncio.ensure_future(waiting))     # no listing shows a row that a power loss takes back
+            self._incoming.append((key, sequence, held_by, rows))
+        finally:
+            self._unqueued.discard(sequence)
+        self._kick()
+
+    def settled(self, key: bytes) -> None:
+        """The register of `key` took an accept: rows that wait behind its promise go on."""
+        event = self._settled.pop(key, None)
+        if event is not None:
+            event.set()
+
+    async def _wait_for_promise(self, key: bytes) -> None:
+        try:
+            async with asyncio.timeout(PROMISE_WAIT_S):
+                while self._registers.outstanding_promise(key):
+                    await self._settled.setdefault(key, asyncio.Event()).wait()
+        except TimeoutError:
+            raise PromiseOutstanding(what="container") from None
+
+    def _check_instance(self, key: bytes, rows: Sequence[Row]) -> None:
+        found = self._registers.container_state(key)
+        if found is None:
+            return                       # this replica lags: it has not heard of the container yet
+        is_live, packed = found
+        cached = self._instances.get(key)
+        if cached is None or cached[0] != packed:
+            if len(self._instances) > 10_000:
+                self._instances.clear()
+            cached = self._instances[key] = (packed, is_live, unpack_container_state(packed).instance)
+        instance = cached[2]
+        for row in rows:
+            if row.instance < instance or (row.instance == instance and not is_live):
+                raise DeadInstance(instance=row.instance)
+
+    async def has_live_rows(self, key: bytes, *, instance: int, ballot: Stamp) -> bool:
+        """For the deletion of a container; only while this replica's promise stands at `ballot` or above."""
+        promised = self._registers.promised(key)
+        if promised is None or promised < ballot:
+            raise NotCounted(reason="no promise stands behind this answer")
+        return await self._run(lambda: self._with_broker(key, lambda broker: broker.has_live_row(instance), False))
+
+    def confirm(self, key: bytes, peer: str, rows: Sequence[tuple[str, bytes]]) -> None:
+        """Hint: `peer` holds these."""
+        if key in self._brokers:         # a closed one learns it at its next listing
+            self._pool.submit(self._with_broker, key, lambda broker: broker.confirm(peer, rows), None)
+
+    async def page(self, key: bytes, page: PageRequest, *, instance: int, peer: str | None) -> PageAnswer:
+        """See `Broker.page`."""
+        empty = PageAnswer([], [], Figures(0, 0, 0))
+        return await self._run(lambda: self._with_broker(key, lambda b: b.page(page, instance=instance, peer=peer), empty))
+
+    async def unconfirmed(self, key: bytes, page: PageRequest, *, peer: str, limit: int) -> list[Row]:
+        """See `Broker.unconfirmed`."""
+        return await self._run(lambda: self._with_broker(key, lambda b: b.unconfirmed(peer, page, limit=limit), []))
+
+    async def figures(self, key: bytes) -> Figures:
+        """Counts and sizes of the database."""
+        return await self._run(lambda: self._with_broker(key, lambda broker: broker.figures, Figures(0, 0, 0)))
+
+    # --- applying ------------------------------------------------------------------------------------------------
+
+    def _kick(self) -> None:
+        if not self._is_applying:
+            self._is_applying = True
+            self._pool.submit(self._apply_all).add_done_callback(
+                lambda done: self._loop.call_soon_threadsafe(self._applied, done.exception()))
+
+    def _sort_incoming(self) -> None:
+        while self._incoming:
+            key, sequence, held_by, rows = self._incoming.popleft()
+            self._queues.setdefault(key, []).extend((row, sequence, held_by) for row in rows)
+
+    def _apply_all(self) -> None:
+        """In the thread: everything that is queued now."""
+        self._sort_incoming()
+        for key in list(self._queues):
+            self._apply_key(key)
+
+    def _replay_key(self, key: bytes) -> None:
+        broker = self._open(key)
+        if broker is not None:
+            self._queues[key] = [item for item in self._queues[key] if item[1] > broker.applied]
+        self._apply_key(key)
+
+    def _apply_key(self, key: bytes) -> None:
+        """Apply the queue of one database; "applied up to" never names a record of which rows are still to come."""
+        broker = self._open(key) if self._queues.get(key) else None
+        if broker is None:
+            return
+        queue = self._queues.pop(key)
+        for start in range(0, len(queue), APPLY_ROWS_MAX):
+            part, rest = queue[start:start + APPLY_ROWS_MAX], queue[start + APPLY_ROWS_MAX:start + APPLY_ROWS_MAX + 1]
+            last = part[-1][1] - 1 if rest and rest[0][1] == part[-1][1] else part[-1][1]
+            broker.apply([(row, by) for row, _, by in part], sequence=last)
+        if self.on_applied is not None:
+            self._loop.call_soon_threadsafe(self.on_applied, key, broker.name, broker.instance, broker.figures)
+
+    def _applied(self, error: BaseException | None) -> None:
+        self._is_applying = False
+        if error is not None:
+            log.error("rows could not be applied", directory=self._directory, error=str(error))
+        elif self._incoming:
+            self._kick()
+        self._need_checkpoint()
+
+    def _with_broker(self, key: bytes, use: Callable[[Broker], T], default: T) -> T:
+        """In the thread: `use` on the database of `key` with all its rows applied; `default` when there is none."""
+        self._sort_incoming()
+        self._apply_key(key)
+        if key not in self._brokers and not os.path.exists(self._file(key)):
+            return default
+        broker = self._open(key)
+        if broker is None:
+            raise Corruption(what="database", file=self._file(key), reason=self._damaged[key])
+        return use(broker)
+
+    def _open(self, key: bytes) -> Broker | None:
+        """None for a damaged database: its rows stay in the journal, its peers answer, repair copies it."""
+        if key in self._damaged:
+            return None
+        try:
+            return self._open_broker(key)
+        except sqlite3.DatabaseError as error:
+            self._damaged[key] = str(error)
+            log.error("database damaged", file=self._file(key), error=str(error))
+            return None
+
+    def _open_broker(self, key: bytes) -> Broker:
+        broker = self._brokers.get(key)
+        if broker is None:
+            while len(self._brokers) >= self._open_max:
+                _, oldest = self._brokers.popitem(last=False)
+                if oldest.is_dirty:
+                    oldest.checkpoint()
+                oldest.close()
+            broker = self._brokers[key] = Broker(self._file(key), self._paths.get(key, ""), self._peers_of(key))
+        self._brokers.move_to_end(key)
+        return broker
+
+    def _file(self, key: bytes) -> str:
+        return f"{self._directory}/{key.hex()}.db"
+
+    # --- checkpoints ---------------------------------------------------------------------------------------------
+
+    def _need_checkpoint(self) -> None:
+        if self._checkpointer is None:
+            self._checkpointer = self._loop.call_later(CHECKPOINT_S, self._start_checkpoint)
+
+    def _start_checkpoint(self) -> None:
+        self._checkpointer = None
+        self._checkpoint_task = self._loop.create_task(self.checkpoint())
+
+    async def checkpoint(self) -> None:
+        """Sync every database that changed; the journal may then forget the rows so far."""
+        covered = min(self._unqueued, default=self._journal.last_sequence() + 1) - 1
+        waiting = self._journal.synced(covered)
+        if waiting is not None:
+            await waiting
+        await self._run(self._checkpoint_all)
+        if not self._damaged:
+            self._journal.rows_covered(self._space, covered)
+
+    def _checkpoint_all(self) -> None:
+        self._apply_all()
+        for broker in self._brokers.values():
+            if broker.is_dirty:
+                broker.checkpoint()
+
+    def _close_all(self) -> None:
+        for broker in self._brokers.values():
+            broker.close()
+        self._brokers.clear()
+
+    async def _run(self, job: Callable[[], T]) -> T:
+        return await self._loop.run_in_executor(self._pool, job)
