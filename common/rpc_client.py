@@ -144,7 +144,7 @@ class RpcClient:
             return
         self._start()
         if self._refusal is not None:
-            raise self._refusal
+            raise HandshakeRefused(**self._refusal.fields)
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._ready.append(waiter)
         try:
@@ -195,7 +195,7 @@ class RpcClient:
         if self._is_closed:
             pending.future.set_exception(TransportLost(peer=self._peer_name(), reason="the client is closed"))
         elif self._refusal is not None:
-            pending.future.set_exception(self._refusal)
+            pending.future.set_exception(HandshakeRefused(**self._refusal.fields))
         elif len(self._calls) >= WAITING_MAX:
             pending.future.set_exception(Overloaded(what="calls that wait for a connection", retry_after_s=1))
         else:
@@ -338,6 +338,8 @@ class RpcClient:
             except (OSError, TransportLost, TimeoutError) as error:
                 self._repeats.warning("cannot connect", about=self._peer_name(), reason=str(error))
                 self._refusal = None
+            except Exception as error:                           # a bug must not end the connection for ever
+                _log.error("connecting failed", peer=self._peer_name(), exc=error)
             else:
                 opened_s = self._loop.time()
                 self._use(link)
@@ -354,6 +356,7 @@ class RpcClient:
         """A connection whose server has proved itself, and the future of its end."""
         lost: asyncio.Future[str] = self._loop.create_future()
         proved: asyncio.Future[Peer] = self._loop.create_future()
+        proved.add_done_callback(_look_at_error)
         link = Link()
         link.on_lost = partial(_on_lost, lost, proved)
         handshake = ClientHandshake(self.credentials, expected=self.expected)
@@ -513,10 +516,10 @@ def _is_answered(answer: asyncio.Future[Reply]) -> bool:
     return answer.done() and not answer.cancelled() and answer.exception() is None
 
 
-def _look_at_error(answer: asyncio.Future[Reply]) -> None:
-    """The writer sees the error by its stream; asyncio need not complain that nobody asked the future."""
-    if not answer.cancelled():
-        answer.exception()
+def _look_at_error(future: asyncio.Future[Any]) -> None:
+    """Who waits sees the error by another way; asyncio need not complain that nobody asked this future."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _greet(handshake: ClientHandshake, proved: asyncio.Future[Peer], link: Link) -> None:

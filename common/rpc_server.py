@@ -217,8 +217,11 @@ class _Session:
         if type(wait_ms) is not int:
             self.link.abort("a request without a deadline")
             return
-        if self._pending_count >= PENDING_MAX or len(self._in) + len(self._out) >= STREAMS_MAX:
+        if self._pending_count >= PENDING_MAX:
             self._fail(stream_id, name, Overloaded(what="unanswered calls of a connection", retry_after_s=1))
+            return
+        if op > OP_MAX and len(self._in) + len(self._out) >= STREAMS_MAX:
+            self._fail(stream_id, name, Overloaded(what="streams of a connection", retry_after_s=1))
             return
         if handler is None:
             self._fail(stream_id, name, UnknownError(remote_code="unknown_op", op=name))

@@ -12,7 +12,8 @@ from common.frames import FRAME_BYTES_MAX, HEAD_BYTES, HEADER_BYTES_MAX, FrameRe
 from common.hashing import crc32
 
 VALUES = st.recursive(st.none() | st.booleans() | st.integers(-2**63, 2**64 - 1) | st.binary(max_size=40) | st.text(max_size=20),
-                      lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=8)
+                      lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+                      max_leaves=8)
 FRAMES = st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**16 - 1), st.lists(VALUES, max_size=5),
                             st.binary(max_size=300) | st.builds(bytes, st.integers(0, 200_000))), max_size=6)
 

@@ -9,7 +9,16 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from common.errors import BodyTooLarge, Conflict, DeadlineExceeded, HandshakeRefused, NotFound, Overloaded, TransportLost, UnknownError
+from common.errors import (
+    BodyTooLarge,
+    Conflict,
+    DeadlineExceeded,
+    HandshakeRefused,
+    NotFound,
+    Overloaded,
+    TransportLost,
+    UnknownError,
+)
 from common.faultnet import FaultRules
 from common.frames import FrameWriter
 from common.transport import Credentials, RpcClient, RpcServer, cluster_keys, tcp_connector, unix_connector
@@ -147,7 +156,7 @@ async def test_what_no_frame_can_hold_is_refused_at_once_and_hurts_no_other_call
 
 
 async def test_a_call_without_an_answer_ends_at_its_deadline(tmp_path):
-    async with pair(tmp_path) as (client, handlers):
+    async with pair(tmp_path) as (client, _handlers):
         late, soon, patient = (client.call(NEVER, [], timeout_s=t) for t in (0.04, 0.01, T))
         for call in (soon, late):
             with pytest.raises(DeadlineExceeded):
@@ -191,7 +200,7 @@ async def test_a_peer_that_does_not_belong_here_is_refused_and_all_calls_say_why
 async def test_a_refusal_is_logged_once_per_cause_by_the_server(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr("common.log.Logger.log", lambda self, level, event, fields: written.append((event, fields)))
-    async with pair(tmp_path, server=credentials("n2/w0", fingerprint="g")) as (client, _):
+    async with pair(tmp_path, server=credentials("n2/w0", fingerprint="g")) as (_client, _):
         for _ in range(3):
             again = RpcClient(unix_connector(tmp_path / "s"), credentials=credentials("n1/w0"))
             with pytest.raises(HandshakeRefused):
