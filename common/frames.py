@@ -63,7 +63,7 @@ class FrameWriter:
         if length > FRAME_BYTES_MAX:
             raise BodyTooLarge(limit_bytes=FRAME_BYTES_MAX, what="frame")
         start = _UNSUMMED.pack(length, stream_id, header_bytes, op)
-        crc = crc32(header, crc32(start))
+        crc = crc32(start + header)
         if body:
             crc = crc32(body, crc)
         return start + crc.to_bytes(4, "big") + header

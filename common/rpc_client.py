@@ -112,7 +112,16 @@ class RpcClient:
         """
         deadline_s = self._loop.time() + timeout_s
         pending = _Pending(self._loop.create_future(), op, fields, body, deadline_s, resend)
-        self._begin(self._take_id(), pending, int(timeout_s * 1000))
+        link = self._link
+        if link is None or self.faults is not None:
+            self._begin(self._take_id(), pending, int(timeout_s * 1000))
+            return pending.future
+        call_id = self._take_id()                                # as `_begin`; this is the data path
+        link.send(call_id, op, (int(timeout_s * 1000), *fields), body)
+        pending.is_sent = True
+        self._calls[call_id] = pending
+        if deadline_s < self._timer_at_s:
+            self._arm(deadline_s)
         return pending.future
 
     def open_upload(self, op: int, fields: Sequence[object], *, timeout_s: float) -> Upload:
@@ -139,9 +148,11 @@ class RpcClient:
         return InDownload(client, call_id, op, opened, flow)
 
     async def connected(self, *, timeout_s: float) -> None:
-        """Return when there is a connection. Raises `HandshakeRefused`, `DeadlineExceeded`."""
+        """Return when there is a connection. Raises `HandshakeRefused`, `DeadlineExceeded`, `TransportLost`."""
         if self._link is not None:
             return
+        if self._is_closed:
+            raise TransportLost(peer=self._peer_name(), reason="the client is closed")
         self._start()
         if self._refusal is not None:
             raise HandshakeRefused(**self._refusal.fields)
@@ -210,13 +221,12 @@ class RpcClient:
         pending.is_sent = True
 
     def _on_frame(self, call_id: int, op: int, fields: list[Any], body: bytes) -> None:
+        """An answer, with faults."""
+        assert self.faults is not None
         pending = self._calls.get(call_id)
-        if self.faults is None or (pending is None and op < DATA):
-            self._on_answer(call_id, op, fields, body)
-        else:
-            name = pending.op & OP_MAX if pending is not None else op
-            self.faults.pass_on(Direction.FROM, self._peer_name(), name, fields,
-                                partial(self._on_answer, call_id, op, fields, body))
+        name = pending.op & OP_MAX if pending is not None else op
+        self.faults.pass_on(Direction.FROM, self._peer_name(), name, fields,
+                            partial(self._on_answer, call_id, op, fields, body))
 
     def _on_answer(self, call_id: int, op: int, fields: list[Any], body: bytes) -> None:
         """An answer that nobody waits for any more is dropped quietly."""
@@ -369,7 +379,7 @@ class RpcClient:
         except BaseException:
             link.abort("no handshake")
             raise
-        link.receive = self._on_frame
+        link.receive = self._on_answer if self.faults is None else self._on_frame
         if not link.is_open:
             raise TransportLost(peer=self._peer_name(), reason=link.lost_reason)
         return link, lost

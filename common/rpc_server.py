@@ -179,7 +179,7 @@ class _Session:
         self._settle_timer()
         self._peer, self._role = peer.name, peer.role
         self.link.trust(peer.name, FRAME_BYTES_MAX)
-        self.link.receive = self._on_frame
+        self.link.receive = self._on_request if self.server.faults is None else self._on_frame
         self.link.send(0, WELCOME, ())
 
     def _refuse(self, reason: str) -> None:
@@ -200,17 +200,15 @@ class _Session:
     # -- calls
 
     def _on_frame(self, stream_id: int, op: int, fields: list[Any], body: bytes) -> None:
-        if op >= OP_MIN:
-            faults = self.server.faults
-            if faults is None:
-                self._on_request(stream_id, op, fields, body)
-            else:
-                faults.pass_on(Direction.FROM, self._peer, op & OP_MAX, fields[1:],
-                               partial(self._on_request, stream_id, op, fields, body))
-        else:
-            self._on_stream_frame(stream_id, op, fields, body)
+        """A frame, with faults."""
+        assert self.server.faults is not None
+        self.server.faults.pass_on(Direction.FROM, self._peer, op & OP_MAX, fields[1:] if op >= OP_MIN else fields,
+                                   partial(self._on_request, stream_id, op, fields, body))
 
     def _on_request(self, stream_id: int, op: int, fields: list[Any], body: bytes) -> None:
+        if op < OP_MIN:
+            self._on_stream_frame(stream_id, op, fields, body)
+            return
         name = op & OP_MAX
         handler = self.server.handlers.get(name)
         wait_ms = fields.pop(0) if fields else None
