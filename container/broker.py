@@ -16,15 +16,17 @@ from collections.abc import Iterable, Iterator
 
 from common.timestamp import ZERO, unpack_stamp
 from container.listing import Bounds, list_page, page_bounds, successor
-from container.wire import Figures, PageAnswer, PageRequest, Row
+from container.wire import UNCONFIRMED_ROWS, Figures, PageAnswer, PageRequest, Row
 
 FORMAT = 1
 _COLUMNS = "name, version, stamp, is_live, instance, size_bytes, object_count, etag, content_type, created_us, stat_us"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS info (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS rows (name TEXT NOT NULL, version TEXT NOT NULL, stamp BLOB NOT NULL, is_live INTEGER NOT NULL,
-    instance INTEGER NOT NULL, size_bytes INTEGER NOT NULL, object_count INTEGER NOT NULL, etag TEXT NOT NULL, content_type TEXT NOT NULL,
-    created_us INTEGER NOT NULL, stat_us INTEGER NOT NULL, change INTEGER NOT NULL, PRIMARY KEY (name, version)) WITHOUT ROWID;
+    instance INTEGER NOT NULL, size_bytes INTEGER NOT NULL, object_count INTEGER NOT NULL, etag TEXT NOT NULL,
+    content_type TEXT NOT NULL,
+    created_us INTEGER NOT NULL, stat_us INTEGER NOT NULL, change INTEGER NOT NULL,
+    PRIMARY KEY (name, version)) WITHOUT ROWID;
 """
 UNCONFIRMED_MAX = 10_000                 # names per peer in memory; beyond it the page's range is scanned instead
 
@@ -45,6 +47,7 @@ class Broker:
         info = dict(self._db.execute("SELECT key, value FROM info"))
         self.applied: int = info.get("applied", 0)
         self.instance: int = info.get("instance", 0)
+        self.newest_us: int = info.get("newest_us", 0)           # of any row seen: how recent the figures are
         self._change: int = info.get("change", 0)
         self._figures = [info.get("count", 0), info.get("size", 0), info.get("objects", 0)]
         self._confirmed = {peer: info.get(f"confirmed {peer}", 0) for peer in peers}
@@ -83,6 +86,7 @@ class Broker:
         self.is_dirty = True
 
     def _merge(self, row: Row, now_held_by: str | None) -> None:
+        self.newest_us = max(self.newest_us, row.stamp.micros)
         if row.instance > self.instance and row.version == "" and self._is_container():
             self._begin_instance(row.instance)
         found = self._db.execute("SELECT stamp, is_live, instance, size_bytes, object_count, stat_us, created_us FROM rows "
@@ -144,7 +148,7 @@ class Broker:
             self._add(1, row_size, row_count)
 
     def _save_info(self) -> None:
-        values = [("applied", self.applied), ("instance", self.instance), ("change", self._change),
+        values = [("applied", self.applied), ("instance", self.instance), ("newest_us", self.newest_us), ("change", self._change),
                   ("count", self._figures[0]), ("size", self._figures[1]), ("objects", self._figures[2])]
         values += [(f"confirmed {peer}", number) for peer, number in self._confirmed.items()]
         self._db.executemany("INSERT OR REPLACE INTO info VALUES (?, ?)", values)
@@ -228,7 +232,8 @@ class Broker:
             return ((fields[0], _row(fields)) for fields in cursor)
 
         entries, last = list_page(seek, page)
-        unconfirmed = self.unconfirmed(peer, page, limit=page.limit, last=last) if peer is not None else []
+        limit = max(page.limit, UNCONFIRMED_ROWS)
+        unconfirmed = self.unconfirmed(peer, page, limit=limit, last=last) if peer is not None else []
         return PageAnswer(entries, unconfirmed, self.figures)
 
     # --- durability ----------------------------------------------------------------------------------------------

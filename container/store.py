@@ -13,7 +13,7 @@ import sqlite3
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import msgpack
 
@@ -28,6 +28,15 @@ T = TypeVar("T")
 APPLY_ROWS_MAX = 64
 PROMISE_WAIT_S = 0.5
 CHECKPOINT_S = 30.0
+
+
+class Applied(NamedTuple):
+    """A database after rows were applied: what an account wants to know of its containers."""
+
+    path: str
+    instance: int
+    figures: Figures
+    newest_us: int
 
 
 class RegisterView(Protocol):
@@ -74,7 +83,7 @@ class RowStore:
         self._instances: dict[bytes, tuple[bytes, bool, int]] = {}
         self._checkpointer: asyncio.TimerHandle | None = None
         self._checkpoint_task: asyncio.Task[None] | None = None
-        self.on_applied: Callable[[bytes, str, int, Figures], None] | None = None   # key, path, instance, figures
+        self.on_applied: Callable[[Applied], None] | None = None
 
     # --- start and stop ------------------------------------------------------------------------------------------
 
@@ -213,7 +222,8 @@ class RowStore:
             last = part[-1][1] - 1 if rest and rest[0][1] == part[-1][1] else part[-1][1]
             broker.apply([(row, by) for row, _, by in part], sequence=last)
         if self.on_applied is not None:
-            self._loop.call_soon_threadsafe(self.on_applied, key, broker.name, broker.instance, broker.figures)
+            applied = Applied(broker.name, broker.instance, broker.figures, broker.newest_us)
+            self._loop.call_soon_threadsafe(self.on_applied, applied)
 
     def _applied(self, error: BaseException | None) -> None:
         self._is_applying = False

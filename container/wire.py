@@ -19,6 +19,9 @@ import msgpack
 from common.errors import Corruption
 from common.timestamp import Stamp, unpack_stamp
 
+UNCONFIRMED_ROWS = 1000                  # or the page's limit, if that is more: how many one answer brings
+OP_PUT_ROWS, OP_PAGE, OP_UNCONFIRMED, OP_HAS_ROWS, OP_FIGURES, OP_CONFIRM = range(32, 38)
+
 
 class Row(NamedTuple):
     """One name in a listing. Rows of a name merge: the higher stamp wins, figures by `stat_us` within one instance."""

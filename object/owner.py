@@ -78,7 +78,7 @@ class Owner:
         self._compared: asyncio.Future[None] = self._loop.create_future()
         self._maintainer: asyncio.Task[None] | None = None
         self.on_synced: list[Callable[[int], None]] = []         # consumers of the journal
-        self.is_closing = False
+        self.on_settled: list[Callable[[bytes], None]] = []      # a durable register took an accept
 
     def start(self) -> None:
         """Begin background work."""
@@ -112,6 +112,9 @@ class Owner:
             raise Overloaded(what=f"journal of {self.name}", retry_after_s=1)
         reply = device.replica.accept(key, ballot=ballot, version=version, mode=mode, now_us=self._clock.now_us(),
                                       seen_us=seen_us, body=body, is_durable=is_durable)
+        if is_durable and reply.ok:
+            for settled in self.on_settled:
+                settled(key)
         if not reply.wait_seq:
             return reply
         self._kick()
@@ -365,7 +368,6 @@ class Owner:
 
     async def close(self) -> None:
         """Commit and flush what there is, then give up the device."""
-        self.is_closing = True
         if self._maintainer is not None:
             self._maintainer.cancel()
             await asyncio.gather(self._maintainer, return_exceptions=True)

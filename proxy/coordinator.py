@@ -7,7 +7,7 @@ Source of the rules: docs/consistency.md. The numbers in comments are those of i
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -76,7 +76,8 @@ class Outcome:
     replies: Replies = field(default_factory=list)
 
 
-Decide = Callable[[Version], Version | None]       # the current state -> the wanted one (stamps ignored), None: refused
+# the current state and the ballot that was promised -> the wanted state (stamps ignored), None: refused
+Decide = Callable[[Version, Stamp], Version | Awaitable[Version | None] | None]
 
 
 class Coordinator:
@@ -159,7 +160,8 @@ class Coordinator:
                 elif first_tried is not None and m.ballot > first_tried:
                     raise OutcomeUnknown(attempts=attempt)
                 else:
-                    wanted = decide(m.version)
+                    answer = decide(m.version, b)
+                    wanted = await answer if isinstance(answer, Awaitable) else answer
                     if wanted is None:
                         x, verdict = m.version, Verdict.REFUSED      # proposed before the answer: it is a read (6)
                     else:
@@ -224,7 +226,7 @@ def _highest_ballot(replies: Replies) -> Reply:
     return max(replies, key=lambda r: (r.ballot, r.body is not None, r.state in (BodyState.INLINE, BodyState.FILE)))
 
 
-def _keep(version: Version) -> Version | None:
+def _keep(version: Version, ballot: Stamp) -> Version | None:
     return None
 
 

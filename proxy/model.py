@@ -94,12 +94,14 @@ class ContainerEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectInfo:
-    """The settled state of one object. token: identifies exactly this state for `Store.change_object`."""
+    """The settled state of one object."""
 
     path: str
     size_bytes: int
     descriptor: Descriptor
     body: bytes | None = None            # a small body that came along with the look
+    is_listed: bool = True               # False: the answer says X-Listing: pending
+    source: object = None                # private to the store: where the body can be read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -180,7 +180,7 @@ async def run_op(op: Op, ports: SimPorts) -> None:
     def make(stamp: Stamp) -> Version:
         return make_version(stamp=stamp, root=stamp, kind=Kind.LIVE, path="/a/c/o", descriptor=encode(op.value))
 
-    def decide(version: Version) -> Version | None:
+    def decide(version: Version, ballot: Stamp) -> Version | None:
         return make(ZERO) if decode(version) == op.expected else None
 
     if op.kind == "w":

@@ -1,0 +1,244 @@
+"""How other services talk to a device: one Protocol, by direct call when the owner is in this process, else framed.
+
+Every request of the register protocol answers a `Reply` at once when nothing has to be waited for, else a future of
+one: a look at an own device costs no scheduling at all. Errors are ours, raised or set in the future.
+"""
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from common.errors import Corruption
+from common.rpc_client import RpcClient
+from common.timestamp import Stamp
+from object.bodies import BLOCK_BYTES, BodyWriter
+from object.owner import Owner
+from object.wire import (
+    OP_ACCEPT,
+    OP_DONE,
+    OP_LEARN,
+    OP_LOOK,
+    OP_OWED,
+    OP_READ_BODY,
+    OP_STAGE,
+    Reply,
+    Version,
+    reply_from_wire,
+)
+
+T = TypeVar("T")
+Answer = Reply | asyncio.Future[Reply]
+PIECE_BYTES = 16 * BLOCK_BYTES           # what one read of a large body brings: 1 MiB
+
+
+class Stage(Protocol):
+    """A large body on its way to one replica."""
+
+    async def write(self, chunk: bytes | memoryview) -> None: ...
+    async def finish(self, key: bytes, body_id: int, path: str) -> Reply:
+        """Durable under its name when it returns; the reply is a look."""
+
+    def abort(self) -> None:
+        """Nothing is left behind."""
+
+
+class ObjectClient(Protocol):
+    """One device. Raises `TransportLost`, `DeadlineExceeded` and what `Owner` raises."""
+
+    device_id: int
+    is_local: bool
+
+    def look(self, key: bytes, ballot: Stamp | None, *, seen_us: int, is_durable: bool, read_body: bool,
+             timeout_s: float) -> Answer: ...
+    def accept(self, key: bytes, ballot: Stamp, version: Version, mode: int, *, seen_us: int, is_durable: bool,
+               body: bytes | None, timeout_s: float) -> Answer: ...
+    def learn(self, key: bytes, ballot: Stamp, version: Version, *, body: bytes | None, timeout_s: float) -> Answer: ...
+    def owed(self, key: bytes, stamp: Stamp, *, timeout_s: float) -> asyncio.Future[None] | None: ...
+    def done(self, key: bytes, stamp: Stamp) -> None: ...
+    async def open_stage(self, *, timeout_s: float) -> Stage: ...
+    def read_body(self, key: bytes, body_id: int, offset: int, count: int, *, timeout_s: float) -> AsyncIterator[bytes]:
+        """Checked pieces of at most 1 MiB. Raises `Corruption`, `DeviceUnavailable`."""
+
+
+class LocalObjectClient:
+    """The owner is in this process: direct calls."""
+
+    is_local = True
+
+    def __init__(self, device_id: int, owner: Owner) -> None:
+        self.device_id, self._owner = device_id, owner
+
+    def look(self, key: bytes, ballot: Stamp | None, *, seen_us: int, is_durable: bool, read_body: bool,
+             timeout_s: float) -> Answer:
+        return self._owner.look(key, ballot, seen_us=seen_us, is_durable=is_durable, read_body=read_body)
+
+    def accept(self, key: bytes, ballot: Stamp, version: Version, mode: int, *, seen_us: int, is_durable: bool,
+               body: bytes | None, timeout_s: float) -> Answer:
+        return self._owner.accept(key, ballot, version, mode, seen_us=seen_us, is_durable=is_durable, body=body)
+
+    def learn(self, key: bytes, ballot: Stamp, version: Version, *, body: bytes | None, timeout_s: float) -> Answer:
+        return self._owner.learn(key, ballot, version, body=body)
+
+    def owed(self, key: bytes, stamp: Stamp, *, timeout_s: float) -> asyncio.Future[None] | None:
+        return self._owner.owed(key, stamp)
+
+    def done(self, key: bytes, stamp: Stamp) -> None:
+        self._owner.done(key, stamp)
+
+    async def open_stage(self, *, timeout_s: float) -> Stage:
+        return LocalStage(self._owner, await self._owner.in_body_pool(self._owner.new_body))
+
+    def read_body(self, key: bytes, body_id: int, offset: int, count: int, *, timeout_s: float) -> AsyncIterator[bytes]:
+        return read_pieces(self._owner, key, body_id, offset, count)
+
+
+class LocalStage:
+    """Writes in the device's body pool, one chunk at a time."""
+
+    def __init__(self, owner: Owner, writer: BodyWriter) -> None:
+        self._owner, self._writer = owner, writer
+
+    async def write(self, chunk: bytes | memoryview) -> None:
+        await self._owner.in_body_pool(lambda: self._writer.write(chunk))
+
+    async def finish(self, key: bytes, body_id: int, path: str) -> Reply:
+        return await self._owner.stage(self._writer, key, body_id, path)
+
+    def abort(self) -> None:
+        self._writer.abort()
+
+
+async def read_pieces(owner: Owner, key: bytes, body_id: int, offset: int, count: int) -> AsyncIterator[bytes]:
+    """A range of a large body in checked pieces; a block that fails its check is quarantined and ends it."""
+    held = owner.device.get(key)
+    reader = await owner.open_body(key, body_id)
+    try:
+        end = min(offset + count, reader.size_bytes)
+        while offset < end:
+            take = min(PIECE_BYTES - offset % BLOCK_BYTES, end - offset)
+            start = offset
+            try:
+                piece = await owner.in_body_pool(lambda at=start, n=take: reader.read(at, n))  # type: ignore[misc]
+            except Corruption as error:
+                assert held is not None
+                owner.damaged_body(key, held, error)
+                raise
+            yield piece
+            offset += take
+    finally:
+        reader.close()
+
+
+class RemoteObjectClient:
+    """The owner is another process. ring_version: of the ring that placed the key, checked by the server."""
+
+    is_local = False
+
+    def __init__(self, device_id: int, rpc: RpcClient, *, ring_version: Callable[[], int]) -> None:
+        self.device_id, self._rpc, self._ring_version = device_id, rpc, ring_version
+        self._done: list[tuple[bytes, bytes]] = []
+
+    def look(self, key: bytes, ballot: Stamp | None, *, seen_us: int, is_durable: bool, read_body: bool,
+             timeout_s: float) -> Answer:
+        fields = (self.device_id, self._ring_version(), key, ballot, seen_us, is_durable, read_body)
+        return _reply_of(self._rpc.call(OP_LOOK, fields, timeout_s=timeout_s, resend=True))
+
+    def accept(self, key: bytes, ballot: Stamp, version: Version, mode: int, *, seen_us: int, is_durable: bool,
+               body: bytes | None, timeout_s: float) -> Answer:
+        fields = (self.device_id, self._ring_version(), key, ballot, version.packed, int(mode), seen_us, is_durable,
+                  body is not None)
+        return _reply_of(self._rpc.call(OP_ACCEPT, fields, body or b"", timeout_s=timeout_s, resend=True))
+
+    def learn(self, key: bytes, ballot: Stamp, version: Version, *, body: bytes | None, timeout_s: float) -> Answer:
+        fields = (self.device_id, self._ring_version(), key, ballot, version.packed, body is not None)
+        return _reply_of(self._rpc.call(OP_LEARN, fields, body or b"", timeout_s=timeout_s, resend=True))
+
+    def owed(self, key: bytes, stamp: Stamp, *, timeout_s: float) -> asyncio.Future[None] | None:
+        fields = (self.device_id, self._ring_version(), key, stamp)
+        return mapped(self._rpc.call(OP_OWED, fields, timeout_s=timeout_s, resend=True), lambda answer: None)
+
+    def done(self, key: bytes, stamp: Stamp) -> None:
+        if not self._done:
+            asyncio.get_running_loop().call_soon(self._send_done)
+        self._done.append((key, stamp.pack()))
+
+    def _send_done(self) -> None:
+        hints, self._done = self._done, []
+        if self._rpc.is_connected:       # lost without harm: what is left is settled after 5 s
+            self._rpc.call(OP_DONE, (self.device_id, hints), timeout_s=5.0).add_done_callback(_ignore)
+
+    async def open_stage(self, *, timeout_s: float) -> Stage:
+        return RemoteStage(self._rpc, self.device_id, self._ring_version(), timeout_s)
+
+    async def read_body(self, key: bytes, body_id: int, offset: int, count: int, *, timeout_s: float) -> AsyncIterator[bytes]:
+        fields = (self.device_id, self._ring_version(), key, body_id, offset, count)
+        download = await self._rpc.open_download(OP_READ_BODY, fields, timeout_s=timeout_s)
+        try:
+            while piece := await download.read():
+                yield piece
+        finally:
+            download.cancel()
+
+
+class RemoteStage:
+    """One upload stream; the server writes as credit allows."""
+
+    def __init__(self, rpc: RpcClient, device_id: int, ring_version: int, timeout_s: float) -> None:
+        self._upload = rpc.open_upload(OP_STAGE, (device_id, ring_version), timeout_s=timeout_s)
+
+    async def write(self, chunk: bytes | memoryview) -> None:
+        await self._upload.write(chunk)
+
+    async def finish(self, key: bytes, body_id: int, path: str) -> Reply:
+        fields, _ = await self._upload.finish((key, body_id, path))
+        return reply_from_wire(fields)
+
+    def abort(self) -> None:
+        self._upload.abort()
+
+
+def _reply_of(future: asyncio.Future[tuple[list[Any], bytes]]) -> asyncio.Future[Reply]:
+    return mapped(future, _decode)
+
+
+def _decode(answer: tuple[list[Any], bytes]) -> Reply:
+    fields, body = answer
+    return reply_from_wire(fields[:5], body if fields[5] else None)
+
+
+def mapped(future: asyncio.Future[Any], convert: Callable[[Any], T]) -> asyncio.Future[T]:
+    """A future of the converted result; cancelling it cancels the first."""
+    result: asyncio.Future[T] = future.get_loop().create_future()
+
+    def finish(done: asyncio.Future[Any]) -> None:
+        if result.done():
+            if not done.cancelled():
+                done.exception()
+            return
+        if done.cancelled():
+            result.cancel()
+            return
+        error = done.exception()
+        if error is not None:
+            result.set_exception(error)
+            return
+        try:
+            result.set_result(convert(done.result()))
+        except Exception as wrong:
+            result.set_exception(wrong)
+
+    future.add_done_callback(finish)
+    result.add_done_callback(lambda r: future.cancel() if r.cancelled() else None)
+    return result
+
+
+def _ignore(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
+
+
+def all_done(futures: Sequence[asyncio.Future[Any]]) -> None:
+    """Nobody waits for these: their errors are no news."""
+    for future in futures:
+        future.add_done_callback(_ignore)

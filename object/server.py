@@ -1,0 +1,104 @@
+"""The ops of a worker's devices: decode, find the owner, answer what it answers."""
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from typing import Any
+
+from common.errors import DeviceUnavailable, OlderConfig
+from common.rpc_server import Answered, Call, Download, Handler
+from common.timestamp import Stamp, unpack_stamp
+from object.client import mapped, read_pieces
+from object.owner import Owner
+from object.wire import (
+    OP_ACCEPT,
+    OP_DONE,
+    OP_LEARN,
+    OP_LOOK,
+    OP_OWED,
+    OP_READ_BODY,
+    OP_STAGE,
+    Reply,
+    reply_to_wire,
+    unpack_version,
+)
+
+Wire = tuple[tuple[Any, ...], bytes]
+
+
+class ObjectServer:
+    """Serves the devices that this process owns. owners: ring device id -> owner."""
+
+    def __init__(self, owners: Mapping[int, Owner], *, ring_version: int) -> None:
+        self._owners = owners
+        self.ring_version = ring_version
+
+    @property
+    def handlers(self) -> dict[int, Handler]:
+        """For `RpcServer`."""
+        return {OP_LOOK: self._look, OP_ACCEPT: self._accept, OP_LEARN: self._learn, OP_OWED: self._owed,
+                OP_DONE: self._done, OP_STAGE: self._stage, OP_READ_BODY: self._read_body}
+
+    def _owner(self, device_id: int, ring_version: int) -> Owner:
+        if ring_version < self.ring_version:
+            raise OlderConfig(mine=self.ring_version, theirs=ring_version)
+        owner = self._owners.get(device_id)
+        if owner is None:
+            raise DeviceUnavailable(device=device_id, reason="not owned by this process")
+        return owner
+
+    def _look(self, call: Call) -> Answered | Awaitable[Answered]:
+        device, ring_version, key, ballot, seen_us, is_durable, read_body = call.fields
+        owner = self._owner(device, ring_version)
+        return _answer(owner.look(key, Stamp(*ballot) if ballot is not None else None, seen_us=seen_us,
+                                  is_durable=is_durable, read_body=read_body))
+
+    def _accept(self, call: Call) -> Answered | Awaitable[Answered]:
+        device, ring_version, key, ballot, packed, mode, seen_us, is_durable, has_body = call.fields
+        owner = self._owner(device, ring_version)
+        return _answer(owner.accept(key, Stamp(*ballot), unpack_version(packed), mode, seen_us=seen_us,
+                                    is_durable=is_durable, body=call.body if has_body else None))
+
+    def _learn(self, call: Call) -> Answered | Awaitable[Answered]:
+        device, ring_version, key, ballot, packed, has_body = call.fields
+        owner = self._owner(device, ring_version)
+        return _answer(owner.learn(key, Stamp(*ballot), unpack_version(packed), body=call.body if has_body else None))
+
+    def _owed(self, call: Call) -> Answered | Awaitable[Answered]:
+        device, ring_version, key, stamp = call.fields
+        waiting = self._owner(device, ring_version).owed(key, Stamp(*stamp))
+        return mapped(waiting, lambda _: ((), b"")) if waiting is not None else ((), b"")
+
+    def _done(self, call: Call) -> Answered:
+        device, hints = call.fields
+        owner = self._owner(device, self.ring_version)
+        for key, stamp in hints:
+            owner.done(key, unpack_stamp(stamp))
+        return (), b""
+
+    async def _stage(self, call: Call) -> Answered:
+        """Upload: [device, ring version], the body, then [key, body id, path]. Cut short: nothing is left behind."""
+        owner = self._owner(*call.fields)
+        stream = call.stream
+        assert stream is not None
+        writer = await owner.in_body_pool(owner.new_body)
+        try:
+            while chunk := await stream.read():
+                await owner.in_body_pool(lambda piece=chunk: writer.write(piece))  # type: ignore[misc]
+            key, body_id, path = stream.end_fields
+            return _encode(await owner.stage(writer, key, body_id, path))
+        finally:
+            writer.abort()
+
+    async def _read_body(self, call: Call) -> Answered:
+        device, ring_version, key, body_id, offset, count = call.fields
+        owner = self._owner(device, ring_version)
+        return Download((), read_pieces(owner, key, body_id, offset, count))
+
+
+def _answer(answer: Reply | asyncio.Future[Reply]) -> Answered | Awaitable[Answered]:
+    return _encode(answer) if isinstance(answer, Reply) else mapped(answer, _encode)
+
+
+def _encode(reply: Reply) -> Wire:
+    return (*reply_to_wire(reply), reply.body is not None), reply.body or b""

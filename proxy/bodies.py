@@ -1,0 +1,165 @@
+"""Receiving a body: small ones whole in memory, large ones staged on the replicas while they arrive.
+
+A large body goes to every replica of its object at once, in chunks of at most 1 MiB, as fast as the slowest of the ones
+that are needed. The upload holds at most one chunk per replica. Cut short, too long or not matching: nothing is left.
+"""
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from common.errors import BodyTooLarge, BodyTooShort, ChecksumMismatch, DeviceFull, QuorumNotMet, StorageError
+from common.hashing import md5_hex
+from common.log import get_logger
+from object.client import ObjectClient, Stage
+from object.wire import Reply
+from proxy.cluster import Place, RegisterPorts
+from proxy.model import BodySource
+
+log = get_logger("proxy.bodies")
+HASH_INLINE_MAX = 65_536
+
+
+@dataclass(slots=True)
+class Received:
+    """A body that is here (small) or durable under its id on a quorum of replicas (staged)."""
+
+    size_bytes: int
+    etag: str
+    body_id: int
+    small: bytes | None = None
+    replies: list[Reply] = field(default_factory=list)
+
+    @property
+    def is_staged(self) -> bool:
+        return self.small is None
+
+
+async def receive_body(body: BodySource, place: Place, ports: RegisterPorts, *, inline_bytes_max: int, size_max: int,
+                       expected_etag: str | None, deadline_s: Callable[[], float]) -> Received:
+    """Read the body, check it, and only then give it a name.
+
+    Raises `BodyTooLarge`, `BodyTooShort`, `ChecksumMismatch`, `DeviceFull`, `QuorumNotMet`.
+    """
+    if body.length is not None and body.length > size_max:
+        raise BodyTooLarge(limit_bytes=size_max)
+    small = body.take_ready()
+    if small is None:
+        small, first = await _read_small(body, inline_bytes_max)
+        if first is not None:
+            return await _stage_body(body, small + first, place, ports, size_max=size_max, expected_etag=expected_etag,
+                                     deadline_s=deadline_s)
+    if len(small) > size_max:
+        raise BodyTooLarge(limit_bytes=size_max)
+    if body.length is not None and len(small) != body.length:
+        raise BodyTooShort(expected_bytes=body.length, got_bytes=len(small))
+    etag = md5_hex(small)
+    check_etag(expected_etag, etag)
+    return Received(len(small), etag, ports.write_id if small else 0, small)
+
+
+def check_etag(expected: str | None, computed: str) -> None:
+    """Raises `ChecksumMismatch`."""
+    if expected is not None and expected != computed:
+        raise ChecksumMismatch(expected=expected, computed=computed)
+
+
+async def _read_small(body: BodySource, inline_bytes_max: int) -> tuple[bytes, bytes | None]:
+    """(all of it, None), or what was read before it grew too large and the chunk that did it."""
+    if body.length is not None and body.length > inline_bytes_max:
+        return b"", await body.read_chunk()
+    chunks: list[bytes] = []
+    size = 0
+    while chunk := await body.read_chunk():
+        if size + len(chunk) > inline_bytes_max:
+            return b"".join(chunks), chunk
+        chunks.append(chunk)
+        size += len(chunk)
+    return b"".join(chunks), None
+
+
+async def _stage_body(body: BodySource, chunk: bytes, place: Place, ports: RegisterPorts, *, size_max: int,
+                      expected_etag: str | None, deadline_s: Callable[[], float]) -> Received:
+    uploads = _Uploads(place, ports.quorum, deadline_s)
+    try:
+        await uploads.open()
+        md5 = hashlib.md5(usedforsecurity=False)
+        size = 0
+        while chunk:
+            size += len(chunk)
+            if size > size_max:
+                raise BodyTooLarge(limit_bytes=size_max)
+            await asyncio.gather(uploads.write(chunk), _hash(md5, chunk))
+            chunk = await body.read_chunk()
+        if body.length is not None and size != body.length:
+            raise BodyTooShort(expected_bytes=body.length, got_bytes=size)
+        check_etag(expected_etag, md5.hexdigest())
+        replies = await uploads.finish(place.key, ports.write_id, place.path)
+    except BaseException:
+        uploads.abort()
+        raise
+    return Received(size, md5.hexdigest(), ports.write_id, None, replies)
+
+
+async def _hash(md5: hashlib._Hash, chunk: bytes) -> None:
+    if len(chunk) <= HASH_INLINE_MAX:
+        md5.update(chunk)
+    else:
+        await asyncio.get_running_loop().run_in_executor(None, md5.update, chunk)
+
+
+class _Uploads:
+    """The same bytes to every replica; goes on while a quorum keeps up."""
+
+    def __init__(self, place: Place, quorum: int, deadline_s: Callable[[], float]) -> None:
+        self._place, self._quorum, self._deadline_s = place, quorum, deadline_s
+        self.stages: dict[ObjectClient, Stage] = {}
+        self._errors: dict[str, StorageError] = {}
+
+    async def open(self) -> None:
+        await self._each([(client, self._open(client)) for client in self._place.clients])
+
+    async def _open(self, client: ObjectClient) -> None:
+        self.stages[client] = await client.open_stage(timeout_s=self._left_s())
+
+    async def write(self, chunk: bytes) -> None:
+        await self._each([(client, stage.write(chunk)) for client, stage in self.stages.items()])
+
+    async def finish(self, key: bytes, body_id: int, path: str) -> list[Reply]:
+        """Durable under its name on a quorum; the replies are looks."""
+        replies: list[Reply] = []
+
+        async def end(stage: Stage) -> None:
+            replies.append(await stage.finish(key, body_id, path))
+
+        await self._each([(client, end(stage)) for client, stage in self.stages.items()])
+        return replies
+
+    async def _each(self, jobs: Sequence[tuple[ObjectClient, object]]) -> None:
+        """Wait for all; a replica that fails is left out, too few are an error."""
+        results = await asyncio.gather(*(job for _, job in jobs), return_exceptions=True)  # type: ignore[call-overload]
+        failed = 0
+        for (client, _), result in zip(jobs, results, strict=True):
+            if isinstance(result, (StorageError, OSError)):
+                failed += 1
+                error = result if isinstance(result, StorageError) else StorageError(reason=str(result))
+                self._errors[str(client.device_id)] = error
+                stage = self.stages.pop(client, None)
+                if stage is not None:
+                    stage.abort()
+            elif isinstance(result, BaseException):
+                raise result
+        if len(jobs) - failed < self._quorum:
+            for error in self._errors.values():
+                if isinstance(error, DeviceFull):
+                    raise error
+            raise QuorumNotMet(needed=self._quorum, what="body", answers={d: e.code for d, e in self._errors.items()})
+
+    def _left_s(self) -> float:
+        return max(self._deadline_s() - asyncio.get_running_loop().time(), 0.001)
+
+    def abort(self) -> None:
+        for stage in self.stages.values():
+            stage.abort()

@@ -1,0 +1,269 @@
+"""Where a name lives and how to reach it: rings, device clients, and the rounds of the register protocol over them.
+
+Budget of a round: one direct call per own device, one frame per other; one future in all, none when every answer is
+there at once. A read asks a quorum and one more replica when the slowest is slower than usual.
+"""
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from common.clock import Clock
+from common.errors import Corruption, NotCounted, QuorumNotMet, StorageError
+from container.client import RowClient
+from object.client import ObjectClient, all_done
+from object.wire import SPACE_ACCOUNT, SPACE_CONTAINER, SPACE_OBJECT, Reply, make_key
+from proxy.coordinator import Look, Message, Replies
+from ring.placement import Ring, hash_path
+
+HEDGE_S_MIN, HEDGE_S_MAX = 0.005, 1.0
+
+
+class Place(NamedTuple):
+    """One register: its key and its replicas, the ones in this process first."""
+
+    key: bytes
+    path: str
+    clients: tuple[ObjectClient, ...]
+    quorum: int
+
+
+class RowPlace(NamedTuple):
+    """One row database and its replicas."""
+
+    key: bytes
+    path: str
+    clients: tuple[RowClient, ...]
+    quorum: int
+
+
+class Usual:
+    """How long an answer usually takes; a hedge goes out after mean and four deviations."""
+
+    def __init__(self) -> None:
+        self._mean_s, self._deviation_s = 0.02, 0.02
+
+    def note(self, took_s: float) -> None:
+        self._deviation_s += (abs(took_s - self._mean_s) - self._deviation_s) / 16
+        self._mean_s += (took_s - self._mean_s) / 16
+
+    @property
+    def hedge_s(self) -> float:
+        return min(max(self._mean_s + 4 * self._deviation_s, HEDGE_S_MIN), HEDGE_S_MAX)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peers:
+    """What the wiring gives: a client per ring device id."""
+
+    objects: Mapping[int, ObjectClient]
+    containers: Mapping[int, RowClient]
+    accounts: Mapping[int, RowClient]
+
+
+class Cluster:
+    """Rings and clients of one worker."""
+
+    def __init__(self, *, account_ring: Ring, container_ring: Ring, object_rings: Mapping[int, Ring], peers: Peers,
+                 hash_prefix: bytes, hash_suffix: bytes, worker: int, clock: Clock, rng: random.Random) -> None:
+        """worker: unique in the cluster. object_rings: by index of the policy."""
+        self._account_ring, self._container_ring, self._object_rings = account_ring, container_ring, object_rings
+        self._peers, self._prefix, self._suffix = peers, hash_prefix, hash_suffix
+        self.worker, self.clock, self.rng = worker, clock, rng
+        self.usual = Usual()
+        self._orders: dict[tuple[int, ...], tuple[ObjectClient, ...]] = {}
+
+    def account(self, account: str) -> tuple[Place, RowPlace]:
+        """Register and database of an account."""
+        return self._named(self._account_ring, SPACE_ACCOUNT, self._peers.accounts, account, None)
+
+    def container(self, account: str, container: str) -> tuple[Place, RowPlace]:
+        """Register and database of a container."""
+        return self._named(self._container_ring, SPACE_CONTAINER, self._peers.containers, account, container)
+
+    def object(self, policy: int, account: str, container: str, name: str) -> Place:
+        """Raises `StorageError` for a policy that this node does not know."""
+        ring = self._object_rings.get(policy)
+        if ring is None:
+            raise StorageError(reason=f"no ring for policy {policy}")
+        name_hash = hash_path(account, container, name, prefix=self._prefix, suffix=self._suffix)
+        partition = ring.partition(name_hash)
+        clients = self._ordered(tuple(device.id for device in ring.primaries(partition)))
+        return Place(make_key(SPACE_OBJECT + policy, partition, name_hash), f"/{account}/{container}/{name}", clients,
+                     len(clients) // 2 + 1)
+
+    def _named(self, ring: Ring, space: int, rows: Mapping[int, RowClient], account: str,
+               container: str | None) -> tuple[Place, RowPlace]:
+        name_hash = hash_path(account, container, prefix=self._prefix, suffix=self._suffix)
+        partition = ring.partition(name_hash)
+        clients = self._ordered(tuple(device.id for device in ring.primaries(partition)))
+        key, quorum = make_key(space, partition, name_hash), len(clients) // 2 + 1
+        path = f"/{account}" if container is None else f"/{account}/{container}"
+        return Place(key, path, clients, quorum), RowPlace(key, path, tuple(rows[c.device_id] for c in clients), quorum)
+
+    def _ordered(self, ids: tuple[int, ...]) -> tuple[ObjectClient, ...]:
+        clients = self._orders.get(ids)
+        if clients is None:
+            clients = tuple(sorted((self._peers.objects[i] for i in ids), key=lambda client: not client.is_local))
+            self._orders[ids] = clients
+        return clients
+
+
+class Round:
+    """One message to the replicas of a place, under way."""
+
+    __slots__ = ("_cluster", "_future", "_hedge", "_is_enough", "_message", "_pending", "_ports", "_sent", "_started_s", "errors",
+                 "replies")
+
+    def __init__(self, ports: RegisterPorts, message: Message, is_enough: Callable[[Replies], bool]) -> None:
+        self._ports, self._message, self._is_enough = ports, message, is_enough
+        self._cluster = ports.cluster
+        self.replies: list[Reply] = []
+        self.errors: dict[int, StorageError] = {}
+        self._pending: dict[asyncio.Future[Reply], int] = {}
+        self._future: asyncio.Future[None] | None = None
+        self._hedge: asyncio.TimerHandle | None = None
+        self._started_s = 0.0
+        is_read = isinstance(message, Look) and message.ballot is None
+        clients = ports.place.clients
+        self._sent = ports.place.quorum if is_read else len(clients)
+        for client in clients[:self._sent]:
+            self._send(client)
+        while not self._pending and not is_enough(self.replies) and self._ask_another():
+            pass
+
+    def _send(self, client: ObjectClient) -> None:
+        try:
+            answer = self._ports.send(client, self._message)
+        except StorageError as error:
+            self.errors[client.device_id] = error
+            return
+        if isinstance(answer, Reply):
+            self._take(client.device_id, answer)
+        else:
+            self._pending[answer] = client.device_id
+
+    def _take(self, device_id: int, reply: Reply) -> None:
+        self.replies.append(reply)
+        self._ports.holders[device_id] = reply
+
+    def _ask_another(self) -> bool:
+        clients = self._ports.place.clients
+        if self._sent >= len(clients):
+            return False
+        self._sent += 1
+        self._send(clients[self._sent - 1])
+        return True
+
+    async def wait(self) -> list[Reply]:
+        """The counted replies once they are enough, or all there will be."""
+        if self._is_enough(self.replies) or not self._pending:
+            return self._end()
+        loop = asyncio.get_running_loop()
+        self._started_s = loop.time()
+        self._future = loop.create_future()
+        for future in list(self._pending):
+            future.add_done_callback(self._on_answer)
+        if self._sent < len(self._ports.place.clients):
+            self._hedge = loop.call_later(self._cluster.usual.hedge_s, self._on_slow)
+        try:
+            async with asyncio.timeout_at(self._ports.deadline_s):
+                await self._future
+        except TimeoutError:
+            for device_id in self._pending.values():
+                self.errors.setdefault(device_id, NotCounted(reason="no answer in time"))
+        finally:
+            self._future = None
+            if self._hedge is not None:
+                self._hedge.cancel()
+        self._cluster.usual.note(loop.time() - self._started_s)
+        return self._end()
+
+    def _end(self) -> list[Reply]:
+        if self._pending:
+            all_done(list(self._pending))
+        return self.replies
+
+    def _on_answer(self, future: asyncio.Future[Reply]) -> None:
+        device_id = self._pending.pop(future, None)
+        if device_id is None or future.cancelled():
+            return
+        error = future.exception()
+        if error is None:
+            self._take(device_id, future.result())
+        elif isinstance(error, StorageError):
+            self.errors[device_id] = error
+        else:
+            self.errors[device_id] = StorageError(reason=repr(error))
+        if self._future is None or self._future.done():
+            return
+        if error is not None:
+            self._on_slow()
+        if self._is_enough(self.replies) or not self._pending:
+            self._future.set_result(None)
+
+    def _on_slow(self) -> None:
+        before = set(self._pending)
+        if self._ask_another():
+            for future in set(self._pending) - before:
+                future.add_done_callback(self._on_answer)
+            if self._future is not None and not self._future.done() and self._is_enough(self.replies):
+                self._future.set_result(None)
+
+
+class RegisterPorts:
+    """`proxy.coordinator.Ports` over a place, for one client operation."""
+
+    def __init__(self, cluster: Cluster, place: Place, *, deadline_s: float, is_durable: bool = False) -> None:
+        """deadline_s: of the loop's clock. is_durable: promises by records of their own (containers, accounts)."""
+        self.cluster, self.place, self.deadline_s, self._is_durable = cluster, place, deadline_s, is_durable
+        self.quorum, self.worker = place.quorum, cluster.worker
+        self.write_id = cluster.rng.getrandbits(63) + 1
+        self.holders: dict[int, Reply] = {}      # the last reply of each device
+        self.errors: dict[int, StorageError] = {}
+
+    def begin(self, message: Message, is_enough: Callable[[Replies], bool]) -> Round:
+        """Send now; wait later."""
+        return Round(self, message, is_enough)
+
+    async def round(self, message: Message, is_enough: Callable[[Replies], bool]) -> list[Reply]:
+        return await self.end(self.begin(message, is_enough))
+
+    async def end(self, under_way: Round) -> list[Reply]:
+        """Wait for a round. Raises `QuorumNotMet` for a look without promise that reached too few."""
+        replies = await under_way.wait()
+        self.errors.update(under_way.errors)
+        message = under_way._message
+        if len(replies) < self.quorum and isinstance(message, Look) and message.ballot is None:
+            raise QuorumNotMet(needed=self.quorum, answers={str(d): e.code for d, e in under_way.errors.items()})
+        for error in under_way.errors.values():
+            if error.code == "full" and len(replies) < self.quorum:
+                raise error              # says more than "no quorum"
+        return replies
+
+    def send(self, client: ObjectClient, message: Message) -> Reply | asyncio.Future[Reply]:
+        """One message to one replica."""
+        timeout_s = max(self.deadline_s - asyncio.get_running_loop().time(), 0.001)
+        if isinstance(message, Look):
+            return client.look(self.place.key, message.ballot, seen_us=message.seen_us, is_durable=self._is_durable,
+                               read_body=message.read_body, timeout_s=timeout_s)
+        return client.accept(self.place.key, message.ballot, message.version, message.mode, seen_us=message.seen_us,
+                             is_durable=self._is_durable, body=message.body, timeout_s=timeout_s)
+
+    def now_us(self) -> int:
+        return self.cluster.clock.now_us()
+
+    async def pause(self, attempt: int) -> bool:
+        """Exponential with jitter, 2 ms to 200 ms."""
+        delay_s = min(0.002 * 2 ** attempt, 0.2) * (0.5 + self.cluster.rng.random())
+        if asyncio.get_running_loop().time() + delay_s >= self.deadline_s:
+            return False
+        await asyncio.sleep(delay_s)
+        return True
+
+    def damaged(self) -> list[ObjectClient]:
+        """Replicas whose last answer was damage."""
+        return [c for c in self.place.clients if isinstance(self.errors.get(c.device_id), Corruption)]

@@ -1,0 +1,333 @@
+"""Accounts and containers: registers on their rings, rows in their databases. The middle part of `proxy.store.Store`."""
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+from common.errors import Conflict, NotFound, QuorumNotMet, StorageError
+from common.timestamp import ZERO, Stamp
+from container.wire import (
+    AccountState,
+    ContainerState,
+    PageAnswer,
+    PageRequest,
+    Row,
+    unpack_account_state,
+    unpack_container_state,
+)
+from object.wire import Kind, Version, make_version
+from proxy.cluster import Cluster, Place, RegisterPorts, RowPlace
+from proxy.coordinator import Coordinator, Look, Outcome, Replies, Verdict, is_live
+from proxy.model import AccountInfo, ContainerEntry, ContainerInfo, MetaChange, ObjectEntry, Page, Subdir
+from proxy.rows import deliver, list_rows
+
+FRESH_S = 1.0                            # how old container metadata may be that a read relies on
+CACHE_MAX = 20_000
+T = TypeVar("T")
+
+
+class Cache:
+    """Versions of registers by key, for `FRESH_S`."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[bytes, tuple[float, Version]] = OrderedDict()
+
+    def get(self, key: bytes, now_s: float) -> Version | None:
+        entry = self._entries.get(key)
+        return entry[1] if entry is not None and now_s - entry[0] < FRESH_S else None
+
+    def last(self, key: bytes) -> Version | None:
+        """Whatever was known last, for guesses that are checked."""
+        entry = self._entries.get(key)
+        return entry[1] if entry is not None else None
+
+    def put(self, key: bytes, version: Version, now_s: float) -> None:
+        self._entries[key] = (now_s, version)
+        self._entries.move_to_end(key)
+        if len(self._entries) > CACHE_MAX:
+            self._entries.popitem(last=False)
+
+
+class Containers:
+    """See the module. One per worker."""
+
+    def __init__(self, cluster: Cluster, *, request_timeout_s: float, default_policy: int) -> None:
+        self.cluster, self._timeout_s, self._default_policy = cluster, request_timeout_s, default_policy
+        self.cache = Cache()
+
+    # --- registers -----------------------------------------------------------------------------------------------
+
+    def deadline_s(self) -> float:
+        """Of an operation that begins now, in the loop's clock."""
+        return asyncio.get_running_loop().time() + self._timeout_s
+
+    def ports(self, place: Place, deadline_s: float) -> RegisterPorts:
+        """For one operation on the register of an account or container."""
+        return RegisterPorts(self.cluster, place, deadline_s=deadline_s, is_durable=True)
+
+    async def state(self, place: Place, deadline_s: float, *, fresh: bool) -> Version:
+        """The settled state of a register, up to a second old unless `fresh`."""
+        now_s = asyncio.get_running_loop().time()
+        version = None if fresh else self.cache.get(place.key, now_s)
+        if version is None:
+            version = (await Coordinator(self.ports(place, deadline_s)).read()).version
+            self.cache.put(place.key, version, now_s)
+        return version
+
+    async def settled(self, ports: RegisterPorts, replies: Replies) -> Version:
+        """The state that these replies of a first look show, settled if they differ."""
+        now_s = asyncio.get_running_loop().time()
+        coordinator = Coordinator(ports)
+        coordinator.saw(replies)
+        version = (await coordinator.read(replies=replies)).version
+        self.cache.put(ports.place.key, version, now_s)
+        return version
+
+    async def settle(self, place: Place, deadline_s: float) -> None:
+        """End whatever change of this register is under way, by one that keeps its state."""
+        await Coordinator(self.ports(place, deadline_s)).change(lambda version, ballot: None)
+
+    async def _change(self, place: Place, deadline_s: float,
+                      decide: Callable[[Version, Stamp], Version | Awaitable[Version | None] | None]) -> Outcome:
+        now_s = asyncio.get_running_loop().time()
+        outcome = await Coordinator(self.ports(place, deadline_s)).change(decide)
+        self.cache.put(place.key, outcome.version, now_s)
+        return outcome
+
+    # --- accounts ------------------------------------------------------------------------------------------------
+
+    async def account(self, name: str, *, fresh: bool = False) -> AccountInfo:
+        deadline_s = self.deadline_s()
+        place, rows = self.cluster.account(name)
+        state = _account_state(await self.state(place, deadline_s, fresh=fresh))
+        if not fresh:
+            return _account_info(name, state, None)
+        return _account_info(name, state, await list_rows(rows, PageRequest(0), instance=0, deadline_s=deadline_s))
+
+    async def create_account(self, name: str, change: MetaChange) -> bool:
+        place, _ = self.cluster.account(name)
+        was_new = False
+
+        def decide(version: Version, ballot: Stamp) -> Version:
+            nonlocal was_new
+            was_new = not is_live(version)
+            now_us = self.cluster.clock.now_us()
+            if was_new:
+                state = AccountState(created_us=now_us, put_us=now_us)
+            else:
+                state = unpack_account_state(version.descriptor)
+            meta, headers = merge(state.meta, state.headers, change)
+            state = AccountState(created_us=state.created_us, put_us=max(now_us, state.put_us), meta=meta, headers=headers)
+            return make_version(stamp=ZERO, root=ZERO, kind=Kind.LIVE, path=place.path, descriptor=state.pack())
+
+        await self._change(place, self.deadline_s(), decide)
+        return was_new
+
+    async def post_account(self, name: str, change: MetaChange) -> None:
+        place, _ = self.cluster.account(name)
+
+        def decide(version: Version, ballot: Stamp) -> Version | None:
+            if not is_live(version):
+                return None
+            state = unpack_account_state(version.descriptor)
+            meta, headers = merge(state.meta, state.headers, change)
+            state = AccountState(created_us=state.created_us, put_us=max(self.cluster.clock.now_us(), state.put_us + 1),
+                                 meta=meta, headers=headers)
+            return make_version(stamp=ZERO, root=ZERO, kind=Kind.LIVE, path=place.path, descriptor=state.pack())
+
+        outcome = await self._change(place, self.deadline_s(), decide)
+        if outcome.verdict is Verdict.REFUSED:
+            raise NotFound(what="account")
+
+    async def delete_account(self, name: str) -> None:
+        """Hides it at once."""
+        place, _ = self.cluster.account(name)
+
+        def decide(version: Version, ballot: Stamp) -> Version | None:
+            if not is_live(version):
+                return None
+            return make_version(stamp=ZERO, root=ZERO, kind=Kind.TOMBSTONE, path=place.path, descriptor=version.descriptor)
+
+        if (await self._change(place, self.deadline_s(), decide)).verdict is Verdict.REFUSED:
+            raise NotFound(what="account")
+
+    async def list_account(self, name: str, page: Page) -> tuple[AccountInfo, list[ContainerEntry | Subdir]]:
+        deadline_s = self.deadline_s()
+        place, rows = self.cluster.account(name)
+        state = _account_state(await self.state(place, deadline_s, fresh=False))
+        answer = await list_rows(rows, page_request(page), instance=0, deadline_s=deadline_s)
+        entries = [Subdir(entry) if isinstance(entry, str) else
+                   ContainerEntry(entry.name, entry.object_count, entry.size_bytes, entry.created_us)
+                   for entry in answer.entries]
+        return _account_info(name, state, answer), entries
+
+    # --- containers ----------------------------------------------------------------------------------------------
+
+    async def container(self, account: str, name: str, *, fresh: bool = False) -> ContainerInfo:
+        deadline_s = self.deadline_s()
+        place, rows = self.cluster.container(account, name)
+        version = await self.state(place, deadline_s, fresh=fresh)
+        info = container_info(account, name, version)
+        if not fresh:
+            return info
+        answer = await list_rows(rows, PageRequest(0), instance=info.instance, deadline_s=deadline_s)
+        return container_info(account, name, version, answer)
+
+    async def put_container(self, account: str, name: str, change: MetaChange, *, policy: int | None) -> bool:
+        deadline_s = self.deadline_s()
+        account_place, account_rows = self.cluster.account(account)
+        _account_state(await self.state(account_place, deadline_s, fresh=True))
+        place, _ = self.cluster.container(account, name)
+        was_new = False
+        refusal: StorageError | None = None
+
+        def decide(version: Version, ballot: Stamp) -> Version | None:
+            nonlocal was_new, refusal
+            was_new, refusal = not is_live(version), None
+            state = self._new_container(version, policy) if was_new else unpack_container_state(version.descriptor)
+            if policy is not None and state.policy != policy:
+                refusal = Conflict(what="policy", has=state.policy)
+                return None
+            return _changed_container(place, state, change, self.cluster.clock.now_us())
+
+        outcome = await self._change(place, deadline_s, decide)
+        if refusal is not None:
+            raise refusal
+        state = unpack_container_state(outcome.version.descriptor)
+        row = Row(name, "", outcome.version.stamp, True, state.instance, created_us=state.put_us)
+        await self._deliver_account_row(account_place, account_rows, row, deadline_s)
+        return was_new
+
+    def _new_container(self, version: Version, policy: int | None) -> ContainerState:
+        """instance: higher than that of any container of this name before."""
+        now_us = self.cluster.clock.now_us()
+        instance = now_us << 12 | self.cluster.rng.getrandbits(12)
+        if version.kind == Kind.TOMBSTONE and version.descriptor:
+            instance = max(instance, unpack_container_state(version.descriptor).instance + 1)
+        return ContainerState(instance=instance, created_us=now_us, put_us=0,
+                              policy=self._default_policy if policy is None else policy)
+
+    async def post_container(self, account: str, name: str, change: MetaChange) -> None:
+        place, _ = self.cluster.container(account, name)
+
+        def decide(version: Version, ballot: Stamp) -> Version | None:
+            if not is_live(version):
+                return None
+            return _changed_container(place, unpack_container_state(version.descriptor), change, self.cluster.clock.now_us())
+
+        if (await self._change(place, self.deadline_s(), decide)).verdict is Verdict.REFUSED:
+            raise NotFound(what="container")
+
+    async def delete_container(self, account: str, name: str) -> None:
+        deadline_s = self.deadline_s()
+        account_place, account_rows = self.cluster.account(account)
+        place, rows = self.cluster.container(account, name)
+        refusal: StorageError = NotFound(what="container")
+
+        async def decide(version: Version, ballot: Stamp) -> Version | None:
+            nonlocal refusal
+            if not is_live(version):
+                refusal = NotFound(what="container")
+                return None
+            instance = unpack_container_state(version.descriptor).instance
+            if await self._has_rows(rows, instance, ballot, deadline_s):
+                refusal = Conflict(what="container", reason="not empty")
+                return None
+            return make_version(stamp=ZERO, root=ZERO, kind=Kind.TOMBSTONE, path=place.path, descriptor=version.descriptor)
+
+        outcome = await self._change(place, deadline_s, decide)
+        if outcome.verdict is Verdict.REFUSED:
+            raise refusal
+        instance = unpack_container_state(outcome.version.descriptor).instance
+        row = Row(name, "", outcome.version.stamp, False, instance, created_us=self.cluster.clock.now_us())
+        await self._deliver_account_row(account_place, account_rows, row, deadline_s)
+
+    async def _has_rows(self, rows: RowPlace, instance: int, ballot: Stamp, deadline_s: float) -> bool:
+        """A live row anywhere in a quorum whose promise stands: rows that come later wait behind it."""
+        left_s = max(deadline_s - asyncio.get_running_loop().time(), 0.001)
+        answers = await asyncio.gather(*(client.has_live_rows(rows.key, instance=instance, ballot=ballot, timeout_s=left_s)
+                                         for client in rows.clients), return_exceptions=True)
+        counted = [answer for answer in answers if isinstance(answer, bool)]
+        if any(counted):
+            return True
+        if len(counted) < rows.quorum:
+            raise QuorumNotMet(needed=rows.quorum, what="rows", answers={})
+        return False
+
+    async def _deliver_account_row(self, place: Place, rows: RowPlace, row: Row, deadline_s: float) -> None:
+        await deliver(rows, [row], deadline_s=deadline_s, settle=None)
+
+    async def list_container(self, account: str, name: str, page: Page) -> tuple[ContainerInfo, list[ObjectEntry | Subdir]]:
+        deadline_s = self.deadline_s()
+        place, rows = self.cluster.container(account, name)
+        version = await self.state(place, deadline_s, fresh=False)
+        info = container_info(account, name, version)
+        answer = await list_rows(rows, page_request(page), instance=info.instance, deadline_s=deadline_s)
+        entries = [Subdir(entry) if isinstance(entry, str) else
+                   ObjectEntry(entry.name, entry.size_bytes, entry.etag, entry.content_type, entry.created_us)
+                   for entry in answer.entries]
+        return container_info(account, name, version, answer), entries
+
+    def begin_look(self, account: str, name: str, deadline_s: float) -> tuple[RegisterPorts, object]:
+        """The first look at a container, sent but not awaited: it travels with the object's."""
+        place, _ = self.cluster.container(account, name)
+        ports = self.ports(place, deadline_s)
+        return ports, ports.begin(Look(None), lambda replies: len(replies) >= ports.quorum)
+
+    def guessed_policy(self, account: str, name: str) -> int:
+        """The policy last known for a container; checked against its state before anything is written."""
+        place, _ = self.cluster.container(account, name)
+        version = self.cache.last(place.key)
+        if version is None or not is_live(version):
+            return self._default_policy
+        return unpack_container_state(version.descriptor).policy
+
+
+def page_request(page: Page) -> PageRequest:
+    """Swift's path= is a prefix and a delimiter without rolled-up names."""
+    if page.path is not None:
+        prefix = page.path.rstrip("/") + "/" if page.path else ""
+        return PageRequest(page.limit, page.marker, page.end_marker, prefix, "/", page.reverse, True)
+    return PageRequest(page.limit, page.marker, page.end_marker, page.prefix, page.delimiter, page.reverse)
+
+
+def merge(meta: Mapping[str, str], headers: Mapping[str, str], change: MetaChange) -> tuple[dict[str, str], dict[str, str]]:
+    """The merged maps, checked. An empty value removes."""
+    merged = {name: value for name, value in {**meta, **change.meta}.items() if value != ""}
+    if change.check is not None:
+        change.check(merged)
+    return merged, {name: value for name, value in {**headers, **change.headers}.items() if value != ""}
+
+
+def _changed_container(place: Place, state: ContainerState, change: MetaChange, now_us: int) -> Version:
+    meta, headers = merge(state.meta, state.headers, change)
+    state = ContainerState(instance=state.instance, created_us=state.created_us, put_us=max(now_us, state.put_us + 1),
+                           policy=state.policy, meta=meta, headers=headers, shards=state.shards)
+    return make_version(stamp=ZERO, root=ZERO, kind=Kind.LIVE, path=place.path, descriptor=state.pack())
+
+
+def container_info(account: str, name: str, version: Version, answer: PageAnswer | None = None) -> ContainerInfo:
+    """Raises `NotFound`."""
+    if not is_live(version):
+        raise NotFound(what="container")
+    state = unpack_container_state(version.descriptor)
+    return ContainerInfo(account=account, name=name, instance=state.instance, created_us=state.created_us,
+                         put_us=state.put_us, policy=state.policy, meta=state.meta, headers=state.headers,
+                         object_count=answer.figures.row_count if answer else 0,
+                         bytes_used=answer.figures.size_bytes if answer else 0)
+
+
+def _account_state(version: Version) -> AccountState:
+    if not is_live(version):
+        raise NotFound(what="account")
+    return unpack_account_state(version.descriptor)
+
+
+def _account_info(name: str, state: AccountState, answer: PageAnswer | None) -> AccountInfo:
+    figures = answer.figures if answer is not None else None
+    return AccountInfo(name=name, created_us=state.created_us, put_us=state.put_us, meta=state.meta, headers=state.headers,
+                       container_count=figures.row_count if figures else 0,
+                       object_count=figures.object_count if figures else 0,
+                       bytes_used=figures.size_bytes if figures else 0)
