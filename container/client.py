@@ -5,6 +5,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
+import msgpack
+
 from common.errors import NotCounted
 from common.rpc_client import RpcClient
 from common.timestamp import Stamp
@@ -20,9 +22,9 @@ from container.wire import (
     PageAnswer,
     PageRequest,
     Row,
-    pack_row,
-    page_from_wire,
-    unpack_row,
+    pack_rows,
+    unpack_page,
+    unpack_rows,
 )
 
 
@@ -96,18 +98,18 @@ class RemoteRowClient:
         self._hints: list[tuple[bytes, str, list[tuple[str, bytes]]]] = []
 
     async def put_rows(self, key: bytes, path: str, rows: Sequence[Row], *, held_by: str | None, timeout_s: float) -> None:
-        fields = (self.device_id, self._space, key, path, held_by, [pack_row(row) for row in rows])
-        await self._rpc.call(OP_PUT_ROWS, fields, timeout_s=timeout_s, resend=True)
+        fields = (self.device_id, self._space, key, path, held_by)
+        await self._rpc.call(OP_PUT_ROWS, fields, pack_rows(rows), timeout_s=timeout_s, resend=True)
 
     async def page(self, key: bytes, page: PageRequest, *, instance: int, peer: str | None, timeout_s: float) -> PageAnswer:
         fields = (self.device_id, self._space, key, page, instance, peer)
-        answer, _ = await self._rpc.call(OP_PAGE, fields, timeout_s=timeout_s, resend=True)
-        return page_from_wire(answer)
+        _, body = await self._rpc.call(OP_PAGE, fields, timeout_s=timeout_s, resend=True)
+        return unpack_page(body)
 
     async def unconfirmed(self, key: bytes, page: PageRequest, *, peer: str, limit: int, timeout_s: float) -> list[Row]:
         fields = (self.device_id, self._space, key, page, peer, limit)
-        answer, _ = await self._rpc.call(OP_UNCONFIRMED, fields, timeout_s=timeout_s, resend=True)
-        return [unpack_row(row) for row in answer[0]]
+        _, body = await self._rpc.call(OP_UNCONFIRMED, fields, timeout_s=timeout_s, resend=True)
+        return unpack_rows(body)
 
     async def has_live_rows(self, key: bytes, *, instance: int, ballot: Stamp, timeout_s: float) -> bool:
         fields = (self.device_id, self._space, key, instance, ballot)
@@ -126,5 +128,5 @@ class RemoteRowClient:
     def _send_hints(self) -> None:
         hints, self._hints = self._hints, []
         if self._rpc.is_connected:
-            call = self._rpc.call(OP_CONFIRM, (self.device_id, self._space, hints), timeout_s=5.0)
+            call = self._rpc.call(OP_CONFIRM, (self.device_id, self._space), msgpack.packb(hints), timeout_s=5.0)
             call.add_done_callback(lambda f: f.cancelled() or f.exception())

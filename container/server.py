@@ -3,6 +3,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgpack
+
 from common.errors import DeviceUnavailable
 from common.rpc_server import Answered, Call, Handler
 from common.timestamp import Stamp
@@ -15,9 +17,9 @@ from container.wire import (
     OP_PUT_ROWS,
     OP_UNCONFIRMED,
     PageRequest,
-    pack_row,
-    page_to_wire,
-    unpack_row,
+    pack_page,
+    pack_rows,
+    unpack_rows,
 )
 
 LOCAL_S = 60.0                           # the caller's deadline counts; a direct call has none of its own
@@ -42,22 +44,21 @@ class RowServer:
         return client
 
     async def _put_rows(self, call: Call) -> Answered:
-        device, space, key, path, held_by, rows = call.fields
-        await self._client(device, space).put_rows(key, path, [unpack_row(row) for row in rows], held_by=held_by,
-                                                   timeout_s=LOCAL_S)
+        device, space, key, path, held_by = call.fields
+        await self._client(device, space).put_rows(key, path, unpack_rows(call.body), held_by=held_by, timeout_s=LOCAL_S)
         return (), b""
 
     async def _page(self, call: Call) -> Answered:
         device, space, key, page, instance, peer = call.fields
         answer = await self._client(device, space).page(key, PageRequest(*page), instance=instance, peer=peer,
                                                         timeout_s=LOCAL_S)
-        return page_to_wire(answer), b""
+        return (), pack_page(answer)
 
     async def _unconfirmed(self, call: Call) -> Answered:
         device, space, key, page, peer, limit = call.fields
         rows = await self._client(device, space).unconfirmed(key, PageRequest(*page), peer=peer, limit=limit,
                                                              timeout_s=LOCAL_S)
-        return ([pack_row(row) for row in rows],), b""
+        return (), pack_rows(rows)
 
     async def _has_rows(self, call: Call) -> Answered:
         device, space, key, instance, ballot = call.fields
@@ -69,9 +70,8 @@ class RowServer:
         return await self._client(*call.fields[:2]).figures(call.fields[2], timeout_s=LOCAL_S), b""
 
     def _confirm(self, call: Call) -> Answered:
-        device, space, hints = call.fields
-        client = self._client(device, space)
-        for key, peer, rows in hints:
+        client = self._client(*call.fields)
+        for key, peer, rows in msgpack.unpackb(call.body):
             client.confirm(key, peer, [(name, stamp) for name, stamp in rows])
         return (), b""
 

@@ -10,7 +10,7 @@ A container's rows are objects; an account's rows are containers (with bytes use
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -132,12 +132,26 @@ class PageAnswer(NamedTuple):
     figures: Figures
 
 
-def page_to_wire(answer: PageAnswer) -> tuple[object, ...]:
-    return ([entry if isinstance(entry, str) else pack_row(entry) for entry in answer.entries],
-            [pack_row(row) for row in answer.unconfirmed], answer.figures)
+def pack_rows(rows: Sequence[Row]) -> bytes:
+    """Body of a frame: rows do not fit in a header."""
+    packed: bytes = msgpack.packb([pack_row(row) for row in rows])
+    return packed
 
 
-def page_from_wire(fields: list[object]) -> PageAnswer:
-    entries, unconfirmed, figures = fields
-    return PageAnswer([entry if isinstance(entry, str) else unpack_row(entry) for entry in entries],  # type: ignore[attr-defined]
-                      [unpack_row(row) for row in unconfirmed], Figures(*figures))  # type: ignore[attr-defined,misc]
+def unpack_rows(packed: bytes) -> list[Row]:
+    """Raises `Corruption`."""
+    return [unpack_row(row) for row in msgpack.unpackb(packed)]
+
+
+def pack_page(answer: PageAnswer) -> bytes:
+    """Body of a frame."""
+    packed: bytes = msgpack.packb(([entry if isinstance(entry, str) else pack_row(entry) for entry in answer.entries],
+                                   [pack_row(row) for row in answer.unconfirmed], answer.figures))
+    return packed
+
+
+def unpack_page(packed: bytes) -> PageAnswer:
+    """Inverse of `pack_page`."""
+    entries, unconfirmed, figures = msgpack.unpackb(packed)
+    return PageAnswer([entry if isinstance(entry, str) else unpack_row(entry) for entry in entries],
+                      [unpack_row(row) for row in unconfirmed], Figures(*figures))

@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
+import msgpack
+
 from common.errors import Corruption
 from common.rpc_client import RpcClient
 from common.timestamp import Stamp
@@ -166,7 +168,7 @@ class RemoteObjectClient:
     def _send_done(self) -> None:
         hints, self._done = self._done, []
         if self._rpc.is_connected:       # lost without harm: what is left is settled after 5 s
-            self._rpc.call(OP_DONE, (self.device_id, hints), timeout_s=5.0).add_done_callback(_ignore)
+            self._rpc.call(OP_DONE, (self.device_id,), msgpack.packb(hints), timeout_s=5.0).add_done_callback(_ignore)
 
     async def open_stage(self, *, timeout_s: float) -> Stage:
         return RemoteStage(self._rpc, self.device_id, self._ring_version(), timeout_s)
@@ -192,7 +194,7 @@ class RemoteStage:
 
     async def finish(self, key: bytes, body_id: int, path: str) -> Reply:
         fields, _ = await self._upload.finish((key, body_id, path))
-        return reply_from_wire(fields)
+        return reply_from_wire(fields[:5])
 
     def abort(self) -> None:
         self._upload.abort()

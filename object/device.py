@@ -299,6 +299,11 @@ class Device:
     # --- RegisterLog ---------------------------------------------------------------------------------------------
 
     @property
+    def is_counted(self) -> bool:
+        """See object/peers.py."""
+        return self.standing.is_counted
+
+    @property
     def synced_sequence(self) -> int:
         return self.journal.synced_sequence
 

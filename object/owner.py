@@ -75,6 +75,7 @@ class Owner:
         self._committing: Batch | None = None
         self._is_kicked = False
         self._work = asyncio.Event()
+        self.has_pending = asyncio.Event()
         self._compared: asyncio.Future[None] = self._loop.create_future()
         self._maintainer: asyncio.Task[None] | None = None
         self.on_synced: list[Callable[[int], None]] = []         # consumers of the journal
@@ -82,6 +83,9 @@ class Owner:
 
     def start(self) -> None:
         """Begin background work."""
+        if self.device.pending:
+            self.has_pending.set()
+        self._work.set()
         self._maintainer = self._loop.create_task(self._maintain(), name=f"maintain {self.name}")
 
     # --- the register protocol -----------------------------------------------------------------------------------
@@ -218,7 +222,7 @@ class Owner:
     def compared_with(self, peer_id: str, remembered: PeerMark | None, *, peers: int) -> None:
         """A peer has said what it remembers of this device; decides whether the device counts."""
         device = self.device
-        if device.standing.is_counted or device.standing.amnesia:
+        if device.standing.amnesia:
             return
         found = device.recovery
         shown = PeerMark(found.incarnation, found.epoch, found.sequence)
@@ -226,10 +230,20 @@ class Owner:
         if reason is not None:
             device.restart_memory(self._clock.now_us(), reason)
             self._kick()
-        device.standing.decide(peers)
-        if (device.standing.is_counted or device.standing.amnesia) and not self._compared.done():
+        self.decide(peers=peers)
+
+    def decide(self, *, peers: int) -> None:
+        """Count, if enough peers have compared; requests that waited for this go on."""
+        standing = self.device.standing
+        standing.decide(peers)
+        if (standing.is_counted or standing.amnesia) and not self._compared.done():
             self._compared.set_result(None)
-            log.info("device compared", device=self.name, standing=device.standing.describe())
+            log.info("device compared", device=self.name, standing=standing.describe())
+
+    @property
+    def has_compared(self) -> bool:
+        """True once it is known whether this device counts."""
+        return self._compared.done()
 
     # --- bodies --------------------------------------------------------------------------------------------------
 
@@ -297,6 +311,8 @@ class Owner:
         for consume in self.on_synced:
             consume(synced)
         self._work.set()
+        if self.device.pending:
+            self.has_pending.set()
         self._begin_commit()
 
     def _retire(self, error: BaseException) -> None:

@@ -5,6 +5,8 @@ import asyncio
 from collections.abc import Awaitable, Mapping
 from typing import Any
 
+import msgpack
+
 from common.errors import DeviceUnavailable, OlderConfig
 from common.rpc_server import Answered, Call, Download, Handler
 from common.timestamp import Stamp, unpack_stamp
@@ -70,9 +72,8 @@ class ObjectServer:
         return mapped(waiting, lambda _: ((), b"")) if waiting is not None else ((), b"")
 
     def _done(self, call: Call) -> Answered:
-        device, hints = call.fields
-        owner = self._owner(device, self.ring_version)
-        for key, stamp in hints:
+        owner = self._owner(call.fields[0], self.ring_version)
+        for key, stamp in msgpack.unpackb(call.body):
             owner.done(key, unpack_stamp(stamp))
         return (), b""
 
