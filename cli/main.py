@@ -32,7 +32,7 @@ COMMANDS = (
     Command(group="Run a node", name="down", arguments="[--data DIR]", summary="stop what `up --detach` started",
             module="cli.up", function="down"),
     Command(group="Run a node", name="status", arguments="[--data DIR] [--json]", summary="devices, fill, journals, workers",
-            module="cli.up", function="status"),
+            module="cli.status", function="status"),
     Command(group="Configure", name="config", arguments="show|check|sample|hash-key",
             summary="effective values and their origins; check a file; print a sample", module="cli.config_cmd"),
     Command(group="Configure", name="ring", arguments="FILE VERB ...", summary="build and inspect rings (also: ring-builder)",

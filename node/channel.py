@@ -1,0 +1,115 @@
+"""Between the supervisor and one worker: JSON lines over a socket pair; calls in one direction, events in the other.
+
+    call {"id", "op", ...}   answer {"id", "ok": result} or {"id", "error": [code, fields]}   event {"event", ...}
+
+The end of the channel means that the other process is gone.
+"""
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from common.errors import DeadlineExceeded, StorageError, TransportLost, error_from_wire, error_to_wire
+from common.log import get_logger
+
+LINE_BYTES_MAX = 32 << 20                    # a status of many devices, a configuration of many users
+_log = get_logger("node.channel")
+OnCall = Callable[[str, Mapping[str, Any]], Awaitable[object]]
+OnEvent = Callable[[str, Mapping[str, Any]], None]
+
+
+class Channel:
+    """One end. Calls that arrive go to `on_call` one after the other, events to `on_event`, the end to `on_end`."""
+
+    def __init__(self, *, on_call: OnCall | None = None, on_event: OnEvent | None = None,
+                 on_end: Callable[[], None] | None = None) -> None:
+        self._on_call, self._on_event, self._on_end = on_call, on_event, on_end
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._writer: asyncio.StreamWriter | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._last_id = 0
+
+    async def open(self, sock: socket.socket) -> None:
+        """Begin to read; the channel owns `sock` from now on."""
+        reader, self._writer = await asyncio.open_unix_connection(sock=sock, limit=LINE_BYTES_MAX)
+        self._reading = asyncio.create_task(self._read(reader), name="channel")
+
+    async def call(self, op: str, *, timeout_s: float, **fields: object) -> Any:
+        """The other end's result. Raises what it raised, `TransportLost`, `DeadlineExceeded`."""
+        self._last_id += 1
+        number = self._last_id
+        future = self._waiting[number] = asyncio.get_running_loop().create_future()
+        try:
+            self._send({"id": number, "op": op, **fields})
+            async with asyncio.timeout(timeout_s):
+                return await future
+        except TimeoutError as error:
+            raise DeadlineExceeded(what=op, waited_s=timeout_s) from error
+        finally:
+            del self._waiting[number]
+
+    def emit(self, event: str, **fields: object) -> None:
+        """Tell the other end. Raises `TransportLost`."""
+        self._send({"event": event, **fields})
+
+    async def close(self) -> None:
+        """Stop reading and close."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait([self._reading])
+        if self._writer is not None:
+            self._writer.close()
+
+    def _send(self, message: dict[str, object]) -> None:
+        if self._writer is None or self._writer.is_closing():
+            raise TransportLost(peer="the other process", reason="its channel is closed")
+        self._writer.write(json.dumps(message, default=str).encode() + b"\n")
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        try:
+            while line := await reader.readline():
+                await self._take(json.loads(line))
+        except (OSError, ValueError):
+            pass                                 # a process that was killed may leave half a line
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+            lost = TransportLost(peer="the other process", reason="it ended")
+            for future in self._waiting.values():
+                if not future.done():
+                    future.set_exception(lost)
+            if self._on_end is not None:
+                self._on_end()
+
+    async def _take(self, message: Mapping[str, Any]) -> None:
+        if "event" in message:
+            if self._on_event is not None:
+                self._on_event(message["event"], message)
+        elif "op" in message:
+            await self._answer(message)
+        else:
+            future = self._waiting.get(message["id"])
+            if future is None or future.done():
+                return                           # the caller stopped waiting
+            if "error" in message:
+                future.set_exception(error_from_wire(*message["error"]))
+            else:
+                future.set_result(message["ok"])
+
+    async def _answer(self, message: Mapping[str, Any]) -> None:
+        """The edge: a call that fails must not end the channel."""
+        assert self._on_call is not None
+        try:
+            answer: dict[str, object] = {"ok": await self._on_call(message["op"], message)}
+        except StorageError as error:
+            answer = {"error": error_to_wire(error)}
+        except Exception as error:
+            _log.error("call failed", op=message["op"], exc=error)
+            answer = {"error": error_to_wire(StorageError(reason=repr(error)))}
+        try:
+            self._send({"id": message["id"], **answer})
+        except TransportLost:
+            pass                                 # the reader sees the end as well

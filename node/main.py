@@ -1,0 +1,203 @@
+"""`holdfast up` after its command line is read: the state directory, then supervisor and admin API until told to stop."""
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from common.address import Address, parse_address
+from common.admin import AdminRequest, AdminRoute, make_admin_app, start_admin
+from common.clock import Clock, SystemClock
+from common.config import Loaded
+from common.config_text import effective_values
+from common.errors import ConfigError, StorageError
+from common.log import configure_logging, get_logger
+from common.metrics import format_prometheus
+from common.secrets import load_secret
+from common.version import VERSION
+from node.config import HoldfastConfig
+from node.endpoint import make_endpoint, remove_endpoint, save_endpoint
+from node.files import lock_state
+from node.listeners import bind_listeners, explain_bind_error
+from node.plan import deal_devices
+from node.report import find_problems, gather_devices, is_healthy, read_disks
+from node.state import NodeState, Say, open_state, prepare_directory, with_demo_user
+from node.supervisor import Supervisor, merge_reload
+
+_STAT_S = 2.0
+_log = get_logger("node.main")
+LoadConfig = Callable[[], Loaded[HoldfastConfig]]
+OnReady = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """What `holdfast up` was asked for. load: reads the configuration, again at SIGHUP; device_count: None if not asked for."""
+
+    load: LoadConfig
+    device_count: int | None
+    say: Say
+    on_ready: OnReady                            # takes the content of endpoint.json
+
+
+def run_node(launch: Launch) -> int:
+    """Runs until SIGTERM or SIGINT. Raises `StorageError` if the node cannot be started."""
+    loaded = launch.load()
+    config = loaded.value
+    root = config.state_dir()
+    prepare_directory(root)
+    lock = lock_state(root)
+    try:
+        configure_logging(config.log)
+        state = open_state(root, config, device_count=launch.device_count, clock=SystemClock(), say=launch.say)
+        return asyncio.run(Node(state, loaded, launch, SystemClock()).run())
+    finally:
+        remove_endpoint(root)
+        os.close(lock)
+
+
+def count_workers(config: HoldfastConfig) -> int:
+    """As configured, else one per core that this process may use."""
+    return config.node.workers or len(os.sched_getaffinity(0))
+
+
+class Node:
+    """Supervisor and admin API of one run."""
+
+    def __init__(self, state: NodeState, loaded: Loaded[HoldfastConfig], launch: Launch, clock: Clock) -> None:
+        self._state, self._loaded, self._launch, self._clock = state, loaded, launch, clock
+        self._config = with_demo_user(loaded.value)
+        self._started_s = clock.monotonic_s()
+        self._worker_count = count_workers(self._config)
+        self._slots = tuple(deal_devices(state, self._worker_count))
+        self._endpoint: dict[str, Any] = {}
+        self._listen = self._admin = Address("", 0)
+        self._supervisor: Supervisor
+        self._reloading = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> int:
+        """Start, tell, wait, stop. Raises `StorageError`."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._begin_reload)
+        listeners, self._listen = bind_listeners(self._config.listen, self._worker_count)
+        self._supervisor = Supervisor(self._state, self._config, listeners, clock=self._clock, on_change=self._save_endpoint)
+        runner, self._admin = await self._start_admin()
+        try:
+            self._launch.say(f"starting {self._worker_count} worker{'s' * (self._worker_count > 1)} for "
+                             f"{len(self._slots)} device{'s' * (len(self._slots) > 1)}")
+            if not await self._start_unless(stop):
+                return 0
+            self._save_endpoint(is_complete=True)
+            _log.info("node serves", listen=self._listen, admin=self._admin, pid=os.getpid(), version=VERSION)
+            self._launch.on_ready(self._endpoint)
+            await stop.wait()
+            self._launch.say("stopping: requests that run may end")
+            _log.info("node stops")
+        finally:
+            await self._supervisor.stop()
+            await runner.cleanup()
+        return 0
+
+    async def _start_unless(self, stop: asyncio.Event) -> bool:
+        """True when all workers serve, False if we were told to stop before. Raises `StorageError`."""
+        start = asyncio.create_task(self._supervisor.start(), name="start")
+        told = asyncio.create_task(stop.wait(), name="told to stop")
+        await asyncio.wait([start, told], return_when=asyncio.FIRST_COMPLETED)
+        told.cancel()
+        if start.done():
+            start.result()
+            return True
+        start.cancel()
+        return False
+
+    async def _start_admin(self) -> tuple[Any, Address]:
+        address = parse_address(self._config.node.admin_listen)
+        routes = (AdminRoute(method="GET", path="/status", handler=self._answer_status),
+                  AdminRoute(method="GET", path="/config", handler=self._answer_config))
+        app = make_admin_app(routes, key=load_secret(self._state.secret_dir / "admin.key"), read_metrics=self._read_metrics,
+                             read_health=self._read_health)
+        try:
+            return await start_admin(app, address)
+        except OSError as error:
+            raise ConfigError(where="node.admin_listen", reason=explain_bind_error(address, error)) from error
+
+    def _save_endpoint(self, *, is_complete: bool = False) -> None:
+        """Again whenever a worker was replaced, so that its process ids are true."""
+        if not is_complete and not self._endpoint:
+            return                               # nothing is promised before all workers serve
+        self._endpoint = make_endpoint(self._state, self._config, listen=self._listen, admin=self._admin,
+                                       pids={"supervisor": os.getpid(), **self._supervisor.pids})
+        try:
+            save_endpoint(self._state.root, self._endpoint)
+        except OSError as error:
+            _log.error("endpoint.json cannot be written", error=error)
+
+    # reload
+
+    def _begin_reload(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._reload(), name="reload")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reload(self) -> None:
+        """A bad configuration is refused loudly, and the node goes on with the one it has."""
+        async with self._reloading:
+            try:
+                loaded = self._launch.load()
+                config, waiting = merge_reload(self._config, with_demo_user(loaded.value))
+                await self._supervisor.reload(config)
+                configure_logging(config.log)
+            except (StorageError, OSError) as error:
+                _log.error("new configuration refused, the old one stays", error=error)
+                return
+            self._config, self._loaded = config, loaded
+            self._save_endpoint()
+            if waiting:
+                _log.warning("some changes take effect at the next start only", tables=", ".join(waiting))
+            _log.info("configuration loaded again", file=loaded.file.path or "none")
+
+    # what the admin API answers
+
+    async def _answer_status(self, _: AdminRequest) -> object:
+        return await self.status()
+
+    async def status(self) -> dict[str, Any]:
+        """Everything `holdfast status` shows."""
+        answers = await self._supervisor.ask_all("status")
+        workers = self._supervisor.worker_facts()
+        for facts, answer in zip(workers, answers, strict=True):
+            facts.update({key: answer[key] for key in ("connections", "requests") if answer is not None})
+        devices = gather_devices(self._slots, answers)
+        replicas = min(self._state.replicas_of(name) for name in self._state.ring_names)
+        findings = find_problems(workers, devices, replicas=replicas, disk_of=await self._read_disks(),
+                                 fill_max=self._config.object.disk_fill_max, is_login_refused=self._config.is_login_refused)
+        return {"version": VERSION, "cluster": self._state.cluster_id, "node": self._state.node_id, "state": str(self._state.root),
+                "uptime_s": round(self._clock.monotonic_s() - self._started_s, 1), "urls": self._endpoint.get("urls", {}),
+                "pids": {"supervisor": os.getpid(), **self._supervisor.pids}, "replicas": replicas, "workers": workers,
+                "devices": devices, "findings": findings, "is_healthy": is_healthy(findings)}
+
+    async def _read_disks(self) -> dict[str, int | None]:
+        """In a thread: a sick disk may keep stat waiting, and then it counts as there, for its worker knows more."""
+        try:
+            async with asyncio.timeout(_STAT_S):
+                return await asyncio.to_thread(read_disks, self._slots, os.stat)
+        except TimeoutError:
+            return {slot.name: slot.ring_id for slot in self._slots}
+
+    async def _answer_config(self, _: AdminRequest) -> object:
+        return {shown.name: {"value": shown.value, "origin": shown.origin} for shown in effective_values(self._loaded)}
+
+    async def _read_metrics(self) -> str:
+        return format_prometheus(await self._supervisor.metrics())
+
+    async def _read_health(self) -> Mapping[str, object]:
+        workers = self._supervisor.worker_facts()
+        serving = sum(1 for worker in workers if worker["is_ready"])
+        return {"is_healthy": serving == len(workers), "workers": len(workers), "workers_serving": serving}

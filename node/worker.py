@@ -1,0 +1,261 @@
+"""A worker: one event loop that is a gateway for clients and the owner of its share of the node's devices.
+
+Started as a fork of the zygote; told what to do by one message, then by calls of the supervisor (`node/channel.py`): status,
+metrics, reload, drain. It ends by itself when the supervisor is gone.
+"""
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import pickle
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import uvloop
+
+from common.clock import Clock, SystemClock
+from common.errors import BadRequest, ConfigError, StorageError, TransportLost
+from common.log import configure_logging, get_logger
+from common.metrics import METRICS, Registry
+from node.channel import Channel
+from node.config import HoldfastConfig
+from node.plan import WorkerPlan, make_plan
+from node.state import fetch_rings, load_state, with_demo_user
+from node.storage import Storage
+from proxy.app import Door, RequestReport, TxidSource, make_app
+from proxy.auth import V1Auth, load_users
+from proxy.errors import front_errors
+from proxy.http.parse import HeadLimits
+from proxy.http.server import HttpLimits, HttpServer, make_ssl_context
+from proxy.model import Store
+from proxy.swift.context import DoorSettings
+from proxy.swift.door import SwiftDoor
+
+_DEVICE_GAUGES = {
+    "free_bytes": "free in the file system of the device", "size_bytes": "size of the file system of the device",
+    "live_bytes": "journal bytes that are still needed", "pending_updates": "listing updates that wait",
+    "synced_sequence": "last durable record", "is_counted": "1 if its answers count",
+    "torn_bytes": "cut from the journal at the last start", "damaged_rows": "rows whose body is lost here",
+}
+DRAIN_S = 10.0                               # for requests that run when the node stops
+_log = get_logger("node.worker")
+
+
+class Services(Protocol):
+    """What a worker stands on: node/storage.py."""
+
+    @property
+    def store(self) -> Store: ...
+    async def start(self) -> None: ...
+    async def close(self) -> None: ...
+    def status(self) -> Mapping[str, object]: ...
+
+
+MakeServices = Callable[[WorkerPlan, Clock], Services]
+MakeDoor = Callable[[HoldfastConfig, Store, WorkerPlan, Clock], tuple[Door, Callable[[], None]]]
+
+
+class Worker:
+    """One worker. `on_ready` is called when clients are served; `wait_stopped` returns when it has drained."""
+
+    def __init__(self, plan: WorkerPlan, listeners: list[socket.socket], *, make_services: MakeServices, make_door: MakeDoor,
+                 clock: Clock, registry: Registry) -> None:
+        self._plan, self._listeners, self._make_door = plan, listeners, make_door
+        self._clock, self._registry = clock, registry
+        self._services = make_services(plan, clock)
+        self._new_txid = TxidSource(clock)
+        self._tls: ssl.SSLContext | None = None
+        self._close_door: Callable[[], None] = lambda: None
+        self._server: HttpServer | None = None
+        self._stopped = asyncio.Event()
+        self._stopping: asyncio.Task[int] | None = None
+
+    async def start(self) -> None:
+        """Own the devices, then serve. Raises `StorageError`, `OSError`."""
+        config = self._plan.config
+        self._tls = _load_tls(config)
+        await self._services.start()
+        server = self._server = HttpServer(self._app(config), limits=http_limits(config), clock=self._clock,
+                                           on_request_done=RequestReport(self._registry), make_error=front_errors(self._new_txid))
+        self._register_gauges(server)
+        for sock in self._listeners:
+            await server.start(sock=sock, ssl=self._tls)
+
+    async def wait_stopped(self) -> None:
+        """Returns once `drain` is done."""
+        await self._stopped.wait()
+
+    def begin_drain(self) -> None:
+        """Start to drain; a second call changes nothing."""
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._drain(DRAIN_S), name="drain")
+
+    async def answer(self, op: str, fields: Mapping[str, Any]) -> object:
+        """A call of the supervisor."""
+        if op == "status":
+            return self.status()
+        if op == "metrics":
+            self._measure_devices()
+            return self._registry.snapshot()
+        if op == "reload":
+            self._reload(unpack_config(fields["config"]))
+            return None
+        if op == "drain":
+            self.begin_drain()
+            assert self._stopping is not None
+            return await asyncio.shield(self._stopping)
+        raise BadRequest(reason=f"a worker does not know {op}")
+
+    def status(self) -> dict[str, object]:
+        """Facts about this worker and its devices."""
+        counters = self._server.counters if self._server is not None else None
+        return {"worker": self._plan.worker, "pid": os.getpid(),
+                "connections": counters.open if counters else 0, "requests": counters.requests if counters else 0,
+                **self._services.status()}
+
+    async def _drain(self, timeout_s: float) -> int:
+        """Finish what runs, write everything down. Returns how many connections were cut."""
+        cut = await self._server.drain(timeout_s) if self._server is not None else 0
+        await self._services.close()
+        self._stopped.set()
+        return cut
+
+    def _app(self, config: HoldfastConfig) -> Door:
+        door, close = self._make_door(config, self._services.store, self._plan, self._clock)
+        self._close_door()                           # of the old one only the threads that hash keys end
+        self._close_door = close
+        return make_app(door, new_txid=self._new_txid)
+
+    def _reload(self, config: HoldfastConfig) -> None:
+        """Users, limits, TLS files and the log follow; all of it or, with an error, nothing."""
+        assert self._server is not None
+        config = with_demo_user(config)
+        _load_tls(config)                            # a pair that does not fit must not touch the context in use
+        self._server.app, self._server.limits = self._app(config), http_limits(config)
+        if self._tls is not None and config.tls.cert and config.tls.key:
+            self._tls.load_cert_chain(config.tls.cert, config.tls.key)
+        configure_logging(config.log)
+
+    def _measure_devices(self) -> None:
+        """What the devices say of themselves, as gauges."""
+        rows = self._services.status()["devices"]
+        assert isinstance(rows, list)
+        for key, text in _DEVICE_GAUGES.items():
+            family = self._registry.gauge(f"holdfast_device_{key}", text, ("device",))
+            for row in rows:
+                if key in row:
+                    family.labels(row["name"]).set(float(row[key]))
+
+    def _register_gauges(self, server: HttpServer) -> None:
+        """The counters of the front, read when somebody asks."""
+        gauge = self._registry.gauge("holdfast_http_connections_open", "open connections of clients").labels()
+        gauge.source = lambda: server.counters.open
+        events = self._registry.gauge("holdfast_http_events", "since the start of the workers that run now, by kind", ("kind",))
+        for kind in ("accepted", "requests", "refused", "timeouts", "crashes"):
+            events.labels(kind).source = partial(getattr, server.counters, kind)
+
+
+def http_limits(config: HoldfastConfig) -> HttpLimits:
+    """The front's limits as the configuration has them."""
+    head = HeadLimits(header_line_bytes_max=config.limits.max_header_size + 256,      # its name beside Swift's limit of a value
+                      header_count_max=HeadLimits().header_count_max + config.limits.extra_header_count)
+    return HttpLimits(head=head, idle_timeout_s=config.http.idle_timeout_s, connection_count_max=config.http.max_connections)
+
+
+def _load_tls(config: HoldfastConfig) -> ssl.SSLContext | None:
+    if not config.tls.cert or not config.tls.key:
+        return None
+    try:
+        return make_ssl_context(config.tls.cert, config.tls.key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(where="tls.cert, tls.key", reason=f"{config.tls.cert}, {config.tls.key}: {error}") from error
+
+
+# the configuration travels from the supervisor to its own children, as what it is
+
+def pack_config(config: HoldfastConfig) -> str:
+    """Text for a message to a worker."""
+    return base64.b64encode(pickle.dumps(config)).decode()
+
+
+def unpack_config(text: str) -> HoldfastConfig:
+    """Inverse of `pack_config`; only for messages of the supervisor."""
+    config = pickle.loads(base64.b64decode(text))
+    assert isinstance(config, HoldfastConfig)
+    return config
+
+
+# process
+
+def run_worker(request: Mapping[str, Any], sockets: list[socket.socket]) -> int:
+    """Life of a worker process. request: state, config, worker, worker_count; sockets: the channel, then the listeners."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_live(request, sockets))
+
+
+async def _live(request: Mapping[str, Any], sockets: list[socket.socket]) -> int:
+    config = unpack_config(request["config"])
+    configure_logging(config.log)
+    over = asyncio.Event()
+    worker: Worker | None = None
+
+    async def answer(op: str, fields: Mapping[str, Any]) -> object:
+        assert worker is not None
+        return await worker.answer(op, fields)
+
+    channel = Channel(on_call=answer, on_end=over.set)
+    try:
+        state = load_state(Path(request["state"]))
+        assert state is not None, "the supervisor made it"
+        rings = await fetch_rings(state)
+        plan = make_plan(state, config, rings, worker=request["worker"], worker_count=request["worker_count"])
+        worker = Worker(plan, sockets[1:], make_services=make_services, make_door=make_door, clock=SystemClock(), registry=METRICS)
+        await channel.open(sockets[0])
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.begin_drain)
+        await worker.start()
+        channel.emit("ready")
+        stop = asyncio.create_task(worker.wait_stopped(), name="stop")
+        await asyncio.wait([stop, asyncio.create_task(over.wait(), name="over")], return_when=asyncio.FIRST_COMPLETED)
+        if not stop.done():
+            worker.begin_drain()                     # the supervisor is gone: nobody would restart or stop this process
+            await worker.wait_stopped()
+        await asyncio.sleep(0)                       # the answer to `drain` leaves first
+    except TransportLost:
+        return 0
+    except (StorageError, OSError) as error:
+        _report_failure(channel, error)
+        return 1
+    finally:
+        await channel.close()
+    return 0
+
+
+def _report_failure(channel: Channel, error: Exception) -> None:
+    from common.errors import error_to_wire
+
+    _log.error("worker cannot start", exc=error)
+    try:
+        wrapped = error if isinstance(error, StorageError) else StorageError(reason=str(error))
+        channel.emit("failed", error=error_to_wire(wrapped))
+    except TransportLost:
+        sys.stderr.flush()
+
+
+def make_services(plan: WorkerPlan, clock: Clock) -> Services:
+    """The real ones."""
+    return Storage(plan, clock)
+
+
+def make_door(config: HoldfastConfig, store: Store, plan: WorkerPlan, clock: Clock) -> tuple[Door, Callable[[], None]]:
+    """The Swift API over `store` with the users of `config`, and what ends it. Raises `ConfigError`."""
+    users = load_users(config.auth.user, plan.state / "secrets")
+    auth = V1Auth(users, config.auth, token_key=plan.secrets["token.key"].encode(), clock=clock)
+    settings = DoorSettings(limits=config.limits, policies=plan.policies, refuses_plain_logins=config.is_login_refused)
+    return SwiftDoor(store, settings, auth, clock), auth.close
