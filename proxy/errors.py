@@ -39,16 +39,13 @@ _KINDS: dict[type[e.StorageError], Kind] = {
     e.DeadlineExceeded: Kind(503, "ServiceUnavailable", "No answer in time."),
     e.Overloaded: Kind(503, "SlowDown", "Too much to do at the moment."),
     e.DeviceFull: Kind(507, "ServiceUnavailable", "There was not enough space to save the resource."),
-    e.DeviceUnavailable: Kind(503, "ServiceUnavailable"),
     e.DeviceRefused: Kind(503, "ServiceUnavailable"),
     e.ReadOnlyDevice: Kind(503, "ServiceUnavailable"),
-    e.OlderConfig: Kind(503, "ServiceUnavailable"),
-    e.NotCounted: Kind(503, "ServiceUnavailable"),
     e.ClockRefused: Kind(503, "ServiceUnavailable"),
-    e.NoBody: Kind(503, "ServiceUnavailable"),
-    e.TransportLost: Kind(503, "ServiceUnavailable"),
     e.Corruption: Kind(500, "InternalError", "No undamaged replica could be read."),
 }
+
+_TRY_AGAIN = Kind(503, "ServiceUnavailable")
 
 _TEXTS = {                               # status: title, sentence, as Swift answers them
     202: ("Accepted", "The request is accepted for processing."),
@@ -91,12 +88,12 @@ class Refusal(Exception):
 
 
 def kind_of(error: e.StorageError) -> Kind:
-    """The row of the error's class, or of the nearest class above it."""
+    """The row of the error's class, or of the nearest class above it; without one, what may be tried again is 503."""
     for cls in type(error).__mro__:
         found = _KINDS.get(cls)
-        if found is not None:
+        if found is not None and cls is not e.StorageError:
             return found
-    raise AssertionError("StorageError has a row")
+    return _TRY_AGAIN if error.is_retryable else _KINDS[e.StorageError]
 
 
 def answer(status: int, text: str | None = None, headers: list[tuple[str, str]] | None = None) -> Response:
