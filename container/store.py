@@ -28,6 +28,7 @@ T = TypeVar("T")
 APPLY_ROWS_MAX = 64
 PROMISE_WAIT_S = 0.5
 CHECKPOINT_S = 30.0
+HINTS_AT_ONCE = 256
 
 
 class Applied(NamedTuple):
@@ -72,6 +73,7 @@ class RowStore:
         self._peers_of, self._open_max = peers_of, open_max
         self._brokers: OrderedDict[bytes, Broker] = OrderedDict()        # only the thread touches them
         self._incoming: deque[tuple[bytes, int, str | None, Sequence[Row]]] = deque()    # synced, on their way to the thread
+        self._hints: deque[tuple[bytes, str, Sequence[tuple[str, bytes]]]] = deque()
         self._queues: dict[bytes, list[tuple[Row, int, str | None]]] = {}    # only the thread touches them
         self._damaged: dict[bytes, str] = {}
         self._unqueued: set[int] = set()                         # sequences of rows that are not in `_incoming` yet
@@ -170,8 +172,9 @@ class RowStore:
 
     def confirm(self, key: bytes, peer: str, rows: Sequence[tuple[str, bytes]]) -> None:
         """Hint: `peer` holds these."""
-        if key in self._brokers:         # a closed one learns it at its next listing
-            self._pool.submit(self._with_broker, key, lambda broker: broker.confirm(peer, rows), None)
+        self._hints.append((key, peer, rows))
+        if len(self._hints) >= HINTS_AT_ONCE:
+            self._kick()                 # else they wait for the next rows: nobody needs them before a listing
 
     async def page(self, key: bytes, page: PageRequest, *, instance: int, peer: str | None) -> PageAnswer:
         """See `Broker.page`."""
@@ -204,6 +207,14 @@ class RowStore:
         self._sort_incoming()
         for key in list(self._queues):
             self._apply_key(key)
+        self._take_hints()
+
+    def _take_hints(self) -> None:
+        while self._hints:
+            key, peer, rows = self._hints.popleft()
+            broker = self._brokers.get(key)
+            if broker is not None:       # a closed one learns it at its next listing
+                broker.confirm(peer, rows)
 
     def _replay_key(self, key: bytes) -> None:
         broker = self._open(key)
@@ -237,6 +248,7 @@ class RowStore:
         """In the thread: `use` on the database of `key` with all its rows applied; `default` when there is none."""
         self._sort_incoming()
         self._apply_key(key)
+        self._take_hints()
         if key not in self._brokers and not os.path.exists(self._file(key)):
             return default
         broker = self._open(key)

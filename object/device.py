@@ -41,6 +41,7 @@ from object.replay import SegmentScan, list_segments, read_segment_header, scan_
 from object.wire import SPACE_OBJECT, BodyState, Kind, Version, make_version
 
 log = get_logger("object.device")
+WARM_MAX = 4096
 ROW_TYPES = frozenset({RecordType.CONTAINER_ROW, RecordType.ACCOUNT_ROW})
 
 
@@ -105,6 +106,8 @@ class Device:
         self._lock = lock_device(fs, root)
         self.rows: dict[bytes, Held] = {}
         self._flushing: dict[bytes, Held] = {}
+        self._warm: dict[bytes, Held] = {}
+        self._missing = b""              # the key that was last looked for in vain
         self.pending: dict[bytes, Pending] = {}
         self._pending_changes: dict[bytes, Pending | None] = {}
         self._staged: dict[tuple[bytes, int], int] = {}          # (key, body id) -> trailer crc
@@ -312,7 +315,22 @@ class Device:
         if held is None:
             held = self._flushing.get(key)
             if held is None:
-                held = self.index.get(key)
+                held = self._warm.get(key)
+                if held is None:
+                    held = self._load(key)
+        return held
+
+    def _load(self, key: bytes) -> Held | None:
+        """From the index; registers of containers and accounts stay warm, every write of an object looks at them."""
+        if key == self._missing:
+            return None                  # an accept looks twice
+        held = self.index.get(key)
+        if held is None:
+            self._missing = key
+        elif key[0] < SPACE_OBJECT:
+            if len(self._warm) >= WARM_MAX:
+                self._warm.clear()
+            self._warm[key] = held
         return held
 
     def put(self, key: bytes, ballot: Stamp, version: Version, state: int, body: bytes | None) -> int:
@@ -336,6 +354,8 @@ class Device:
         if before is not None and before.state == BodyState.FILE and not keeps and state != BodyState.LEARNED:
             self.displaced_bodies.append(body_path(self.root, key, before.version.body_id))
         self.rows[key] = held
+        self._warm.pop(key, None)
+        self._missing = b""
         self._beside.data_sequence = sequence
         self._note_pending(key, version)
         return sequence
@@ -509,6 +529,7 @@ class Device:
         sequence = self.journal.append(kind, meta, stored, key=key, ballot=held.ballot, stamp=held.version.stamp,
                                        flags=FLAG_MOVED)
         copy = Held(held.ballot, held.version, held.state, sequence, trailer_crc=held.trailer_crc)
+        self._warm.pop(key, None)
         self._unplaced.append((copy, sequence))
         self._uncount(held)
         self.rows[key] = copy
@@ -579,6 +600,7 @@ class Device:
             path = body_path(self.root, key, held.version.body_id)
             with contextlib.suppress(OSError):
                 self.fs.rename(path, f"{self.root}/quarantine/{os.path.basename(path)}")
+        self._warm.pop(key, None)
         self.rows[key] = Held(held.ballot, held.version, BodyState.DAMAGED, held.sequence, held.segment, held.offset,
                               held.length, held.trailer_crc)
         log.error("body quarantined", device=self.root, path=held.version.path, stamp=list(held.version.stamp))
