@@ -108,9 +108,9 @@ class Journal:
 
     def write(self, batch: Batch) -> None:
         """Make `batch` durable. Raises `DeviceUnavailable` when two segments in a row fail: the device is retired."""
-        if self._offset + self._padded(batch) + self._footer_bytes(len(batch.rows)) > self._segment_bytes:
-            self._next_segment()
         try:
+            if self._offset + self._padded(batch) + self._footer_bytes(len(batch.rows)) > self._segment_bytes:
+                self._next_segment()
             self._write_synced(batch)
         except OSError as first:
             try:                         # the pages are lost: never sync again, write elsewhere from memory

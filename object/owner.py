@@ -342,7 +342,7 @@ class Owner:
                 await self.flush()
                 if self.device.displaced_bodies:
                     await self.in_body_pool(self.device.unlink_displaced)
-                if turn % COMPACT_EVERY == 0:
+                if turn % COMPACT_EVERY == 0 or self.device.is_full:
                     await self.compact()
             except (OSError, StorageError) as error:
                 log.warning("maintenance failed", device=self.name, error=str(error))
