@@ -63,7 +63,7 @@ def list_page(seek: Seek[T], page: PageRequest) -> tuple[list[T | str], str | No
             if not page.is_flat and rolled_up != page.marker:
                 entries.append(rolled_up)
                 last = rolled_up
-            bounds = _beyond(bounds, rolled_up, reverse=page.reverse)
+            bounds = _beyond(bounds, rolled_up, reverse=page.reverse, is_flat=page.is_flat)
             break
         else:
             if found is None or len(entries) >= page.limit:
@@ -93,10 +93,10 @@ def successor(prefix: str) -> str | None:
     return prefix[:-1] + chr(0xE000 if 0xD800 <= after <= 0xDFFF else after)
 
 
-def _beyond(bounds: Bounds, rolled_up: str, *, reverse: bool) -> Bounds | None:
+def _beyond(bounds: Bounds, rolled_up: str, *, reverse: bool, is_flat: bool) -> Bounds | None:
     """The bounds once everything below a rolled-up name is skipped."""
-    if reverse:
-        return Bounds(bounds.low, bounds.has_low, rolled_up)
+    if reverse:                          # flat pages list the folder's own marker, which sorts right below its content
+        return Bounds(bounds.low, bounds.has_low, rolled_up + "\0" if is_flat else rolled_up)
     low = successor(rolled_up)
     return Bounds(low, True, bounds.high) if low is not None else None
 

@@ -45,6 +45,15 @@ def test_page_is_what_a_sorted_list_says(tmp_path_factory, names, limit, marker,
     broker.close()
 
 
+def test_a_reverse_flat_page_shows_the_markers_of_its_folders(tmp_path):
+    broker = Broker(str(tmp_path / "x.db"), "/a/c", [])
+    broker.apply([(Row(name, "", Stamp(1, 0, 0, n + 1), True, 5), None) for n, name in enumerate(["p/x/", "p/x/y", "p/z"])],
+                 sequence=1)
+    page = PageRequest(10, prefix="p/", delimiter="/", reverse=True, is_flat=True)
+    assert [row.name for row in broker.page(page, instance=5, peer=None).entries] == ["p/z", "p/x/"]
+    broker.close()
+
+
 @given(prefix=st.text(max_size=5), rest=st.text(max_size=5))
 def test_successor_is_above_every_name_with_the_prefix(prefix, rest):
     after = successor(prefix)
