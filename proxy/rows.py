@@ -1,19 +1,23 @@
 """Rows over the replicas of a database: delivery to a quorum, and listings that no later listing contradicts.
 
-A listing asks one replica for the page and a second for what the first may not hold in its range, and the other way
-round; each stores what it lacked before the answer. Source of the rules: docs/ARCHITECTURE.md, "Listing".
-Budget of a page when all is well: two calls in parallel, one scan.
+A listing asks a second replica for what the first may not hold in the page's range, then the first for the page and what
+the second may not hold of it; each stores what it lacked before the answer. Source of the rules: docs/ARCHITECTURE.md, "Listing".
+Budget of a page when all is well: two calls, one after the other, one scan.
 """
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 from common.errors import DeadInstance, PromiseOutstanding, QuorumNotMet, StorageError
 from container.client import RowClient
 from container.wire import UNCONFIRMED_ROWS, PageAnswer, PageRequest, Row
 from proxy.cluster import RowPlace
 
+T = TypeVar("T")
 EXCHANGES_MAX = 50                       # rounds of one listing in which replicas still lack rows of each other
 SETTLE_PAUSE_S = 0.02
 
@@ -26,60 +30,64 @@ async def deliver(place: RowPlace, rows: Sequence[Row], *, deadline_s: float,
     """
     loop = asyncio.get_running_loop()
     while True:
-        answers = await _gather_quorum(place, rows, deadline_s)
-        stored = [client for client, error in answers.items() if error is None]
-        if len(stored) >= place.quorum:
-            _confirm(place, rows, stored)
+        delivery = _Delivery(place, rows, deadline_s)
+        await delivery.wait()
+        if len(delivery.stored) >= place.quorum:
+            _confirm(place, rows, delivery.stored)
             return
-        errors = [error for error in answers.values() if error is not None]
-        for error in errors:
+        for error in delivery.errors.values():
             if isinstance(error, DeadInstance):
                 raise error
-        is_held_up = any(isinstance(error, PromiseOutstanding) for error in errors)
+        is_held_up = any(isinstance(error, PromiseOutstanding) for error in delivery.errors.values())
         if not is_held_up or settle is None or loop.time() + SETTLE_PAUSE_S >= deadline_s:
             raise QuorumNotMet(needed=place.quorum, what="listing",
-                               answers={str(c.device_id): e.code for c, e in answers.items() if e is not None})
+                               answers={str(c.device_id): e.code for c, e in delivery.errors.items()})
         await settle()
 
 
-async def _gather_quorum(place: RowPlace, rows: Sequence[Row], deadline_s: float) -> dict[RowClient, StorageError | None]:
-    """Answers until a quorum has stored the rows or all have answered; the others go on in the background."""
-    loop = asyncio.get_running_loop()
-    answers: dict[RowClient, StorageError | None] = {}
-    timeout_s = max(deadline_s - loop.time(), 0.001)
-    tasks = {loop.create_task(client.put_rows(place.key, place.path, rows, held_by=None, timeout_s=timeout_s)): client
-             for client in place.clients}
-    pending = set(tasks)
-    while pending and sum(error is None for error in answers.values()) < place.quorum:
-        finished, pending = await asyncio.wait(pending, timeout=max(deadline_s - loop.time(), 0),
-                                               return_when=asyncio.FIRST_COMPLETED)
-        if not finished:
-            break
-        for task in finished:
-            answers[tasks[task]] = _error_of(task)
-        if any(isinstance(error, DeadInstance) for error in answers.values()):
-            break
-    for task in pending:
-        late = tasks[task]
-        task.add_done_callback(lambda t, client=late: _late(t, client, place, rows, answers))  # type: ignore[misc]
-        answers.setdefault(late, QuorumNotMet(reason="no answer in time"))
-    return answers
+class _Delivery:
+    """The answers of all replicas to one set of rows; enough when a quorum has stored them or one says they are dead."""
 
+    def __init__(self, place: RowPlace, rows: Sequence[Row], deadline_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._place, self._rows, self._deadline_s = place, rows, deadline_s
+        self.errors: dict[RowClient, StorageError] = {}
+        self.stored: list[RowClient] = []
+        self._enough: asyncio.Future[None] = loop.create_future()
+        timeout_s = max(deadline_s - loop.time(), 0.001)
+        for client in place.clients:
+            try:
+                future = client.put_rows(place.key, place.path, rows, held_by=None, timeout_s=timeout_s)
+            except StorageError as error:
+                self._note(client, error)
+                continue
+            future.add_done_callback(partial(self._on_answer, client))
 
-def _late(task: asyncio.Task[None], client: RowClient, place: RowPlace, rows: Sequence[Row],
-          answers: dict[RowClient, StorageError | None]) -> None:
-    """The third replica has stored the rows too: the others may know."""
-    if task.cancelled() or _error_of(task) is not None:
-        return
-    answers[client] = None
-    _confirm(place, rows, [c for c, error in answers.items() if error is None])
+    def _on_answer(self, client: RowClient, future: asyncio.Future[None]) -> None:
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is not None and not isinstance(error, StorageError):
+            error = StorageError(reason=repr(error))
+        self._note(client, error)
 
+    def _note(self, client: RowClient, error: StorageError | None) -> None:
+        if error is not None:
+            self.errors[client] = error
+        else:
+            self.stored.append(client)
+            if self._enough.done():      # the third one: the others may know
+                _confirm(self._place, self._rows, self.stored)
+        answered = len(self.stored) + len(self.errors)
+        if not self._enough.done() and (len(self.stored) >= self._place.quorum or isinstance(error, DeadInstance)
+                                        or answered == len(self._place.clients)):
+            self._enough.set_result(None)
 
-def _error_of(task: asyncio.Task[None]) -> StorageError | None:
-    error = task.exception()
-    if error is None or isinstance(error, StorageError):
-        return error
-    raise error
+    async def wait(self) -> None:
+        """Until it is enough, or the deadline has passed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(self._deadline_s):
+                await asyncio.shield(self._enough)
 
 
 def _confirm(place: RowPlace, rows: Sequence[Row], stored: Sequence[RowClient]) -> None:
@@ -110,26 +118,32 @@ async def list_rows(place: RowPlace, page: PageRequest, *, instance: int, deadli
 
 async def _agreed_page(place: RowPlace, page: PageRequest, first: RowClient, second: RowClient, instance: int,
                        deadline_s: float, errors: dict[str, str]) -> PageAnswer:
+    """The second is asked before the first: what it then knows the first to hold is in the page.
+
+    The other way round, or at once, a row could reach the first behind its page and be confirmed ahead of the question.
+    """
     limit = max(page.limit, UNCONFIRMED_ROWS)
     for _ in range(EXCHANGES_MAX):
-        timeout_s = _left(deadline_s)
-        asked = (first.page(place.key, page, instance=instance, peer=second.peer_id, timeout_s=timeout_s),
-                 second.unconfirmed(place.key, page, peer=first.peer_id, limit=limit, timeout_s=timeout_s))
-        answer, lacking = await asyncio.gather(*asked, return_exceptions=True)
-        for client, result in ((first, answer), (second, lacking)):
-            if isinstance(result, StorageError):
-                errors[str(client.device_id)] = result.code
-                raise result
-            if isinstance(result, BaseException):
-                raise result
-        assert isinstance(answer, PageAnswer) and isinstance(lacking, list)
-        if not answer.unconfirmed and not lacking:
-            return answer
-        await asyncio.gather(_give(place, answer.unconfirmed, first, second, deadline_s),
-                             _give(place, lacking, second, first, deadline_s))
-        if not lacking and len(answer.unconfirmed) < limit:
-            return answer                # the second has stored all that this page shows; the page itself stands
+        lacking = await _noting(errors, second, second.unconfirmed(place.key, page, peer=first.peer_id, limit=limit,
+                                                                   timeout_s=_left(deadline_s)))
+        await _give(place, lacking, second, first, deadline_s)
+        if len(lacking) >= limit:
+            continue                     # there may be more
+        answer = await _noting(errors, first, first.page(place.key, page, instance=instance, peer=second.peer_id,
+                                                         timeout_s=_left(deadline_s)))
+        await _give(place, answer.unconfirmed, first, second, deadline_s)
+        if len(answer.unconfirmed) < limit:
+            return answer                # the second has stored all that this page shows
     raise QuorumNotMet(needed=place.quorum, what="listing", reason="the replicas lack too many rows of each other")
+
+
+async def _noting(errors: dict[str, str], client: RowClient, call: Awaitable[T]) -> T:
+    """The answer; an error is noted as this replica's."""
+    try:
+        return await call
+    except StorageError as error:
+        errors[str(client.device_id)] = error.code
+        raise
 
 
 async def _give(place: RowPlace, rows: list[Row], giver: RowClient, taker: RowClient, deadline_s: float) -> None:
