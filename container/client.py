@@ -5,9 +5,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-import msgpack
-
 from common.errors import NotCounted
+from common.futures import mapped
+from common.packing import pack
 from common.rpc_client import RpcClient
 from common.timestamp import Stamp
 from container.store import RowStore
@@ -27,6 +27,8 @@ from container.wire import (
     unpack_rows,
 )
 
+HINTS_S = 0.05                           # how long hints gather before they travel
+
 
 class RowClient(Protocol):
     """The databases of one space on one device. Raises what `RowStore` raises, and `NotCounted` for reads of a device
@@ -36,7 +38,9 @@ class RowClient(Protocol):
     peer_id: str                         # the device's uuid, by which others confirm rows to it
     is_local: bool
 
-    async def put_rows(self, key: bytes, path: str, rows: Sequence[Row], *, held_by: str | None, timeout_s: float) -> None: ...
+    def put_rows(self, key: bytes, path: str, rows: Sequence[Row], *, held_by: str | None,
+                 timeout_s: float) -> asyncio.Future[None]:
+        """Durable when the future is done. Errors are raised at once or set in the future."""
     async def page(self, key: bytes, page: PageRequest, *, instance: int, peer: str | None, timeout_s: float) -> PageAnswer: ...
     async def unconfirmed(self, key: bytes, page: PageRequest, *, peer: str, limit: int, timeout_s: float) -> list[Row]: ...
     async def has_live_rows(self, key: bytes, *, instance: int, ballot: Stamp, timeout_s: float) -> bool: ...
@@ -61,8 +65,9 @@ class LocalRowClient:
         self.device_id, self.peer_id = device_id, peer_id
         self._store, self._standing = store, standing
 
-    async def put_rows(self, key: bytes, path: str, rows: Sequence[Row], *, held_by: str | None, timeout_s: float) -> None:
-        await self._store.put_rows(key, path, rows, held_by=held_by)
+    def put_rows(self, key: bytes, path: str, rows: Sequence[Row], *, held_by: str | None,
+                 timeout_s: float) -> asyncio.Future[None]:
+        return self._store.put_rows(key, path, rows, held_by=held_by)
 
     async def page(self, key: bytes, page: PageRequest, *, instance: int, peer: str | None, timeout_s: float) -> PageAnswer:
         self._check()
@@ -97,9 +102,10 @@ class RemoteRowClient:
         self.device_id, self.peer_id, self._space, self._rpc = device_id, peer_id, space, rpc
         self._hints: list[tuple[bytes, str, list[tuple[str, bytes]]]] = []
 
-    async def put_rows(self, key: bytes, path: str, rows: Sequence[Row], *, held_by: str | None, timeout_s: float) -> None:
+    def put_rows(self, key: bytes, path: str, rows: Sequence[Row], *, held_by: str | None,
+                 timeout_s: float) -> asyncio.Future[None]:
         fields = (self.device_id, self._space, key, path, held_by)
-        await self._rpc.call(OP_PUT_ROWS, fields, pack_rows(rows), timeout_s=timeout_s, resend=True)
+        return mapped(self._rpc.call(OP_PUT_ROWS, fields, pack_rows(rows), timeout_s=timeout_s, resend=True), lambda _: None)
 
     async def page(self, key: bytes, page: PageRequest, *, instance: int, peer: str | None, timeout_s: float) -> PageAnswer:
         fields = (self.device_id, self._space, key, page, instance, peer)
@@ -122,11 +128,11 @@ class RemoteRowClient:
 
     def confirm(self, key: bytes, peer: str, rows: Sequence[tuple[str, bytes]]) -> None:
         if not self._hints:
-            asyncio.get_running_loop().call_soon(self._send_hints)
+            asyncio.get_running_loop().call_later(HINTS_S, self._send_hints)
         self._hints.append((key, peer, list(rows)))
 
     def _send_hints(self) -> None:
         hints, self._hints = self._hints, []
         if self._rpc.is_connected:
-            call = self._rpc.call(OP_CONFIRM, (self.device_id, self._space), msgpack.packb(hints), timeout_s=5.0)
+            call = self._rpc.call(OP_CONFIRM, (self.device_id, self._space), pack(hints), timeout_s=5.0)
             call.add_done_callback(lambda f: f.cancelled() or f.exception())

@@ -1,11 +1,12 @@
 """The ops of a worker's row databases, for containers and accounts."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 import msgpack
 
 from common.errors import DeviceUnavailable
+from common.futures import mapped
 from common.rpc_server import Answered, Call, Handler
 from common.timestamp import Stamp
 from container.client import LocalRowClient
@@ -43,10 +44,11 @@ class RowServer:
             raise DeviceUnavailable(device=device_id, reason="not owned by this process")
         return client
 
-    async def _put_rows(self, call: Call) -> Answered:
+    def _put_rows(self, call: Call) -> Awaitable[Answered]:
         device, space, key, path, held_by = call.fields
-        await self._client(device, space).put_rows(key, path, unpack_rows(call.body), held_by=held_by, timeout_s=LOCAL_S)
-        return (), b""
+        rows = unpack_rows(call.body)
+        stored = self._client(device, space).put_rows(key, path, rows, held_by=held_by, timeout_s=LOCAL_S)
+        return mapped(stored, lambda _: ((), b""))
 
     async def _page(self, call: Call) -> Answered:
         device, space, key, page, instance, peer = call.fields

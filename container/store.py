@@ -11,7 +11,7 @@ import asyncio
 import os
 import sqlite3
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -19,6 +19,7 @@ import msgpack
 
 from common.errors import Corruption, DeadInstance, NotCounted, PromiseOutstanding
 from common.log import get_logger
+from common.packing import pack
 from common.timestamp import Stamp
 from container.broker import Broker
 from container.wire import Figures, PageAnswer, PageRequest, Row, pack_row, unpack_container_state, unpack_row
@@ -57,7 +58,7 @@ class RowJournal(Protocol):
     """The device's journal, as far as rows need it."""
 
     def append_row(self, space: int, meta: bytes) -> int: ...
-    def synced(self, sequence: int) -> Awaitable[None] | None: ...
+    def synced(self, sequence: int) -> asyncio.Future[None] | None: ...
     def rows_covered(self, space: int, sequence: int) -> None: ...
     def last_sequence(self) -> int: ...
 
@@ -112,27 +113,44 @@ class RowStore:
 
     # --- rows ----------------------------------------------------------------------------------------------------
 
-    async def put_rows(self, key: bytes, path: str, rows: Sequence[Row], *, held_by: str | None = None) -> None:
-        """Durable when it returns. held_by: the peer that holds them too (a write-back of a listing).
+    def put_rows(self, key: bytes, path: str, rows: Sequence[Row], *, held_by: str | None = None) -> asyncio.Future[None]:
+        """Durable when the future is done. held_by: the peer that holds them too (a write-back of a listing).
 
-        Raises `DeadInstance`, `PromiseOutstanding` (after 0.5 s).
+        Raises, at once or in the future, `DeadInstance`, `PromiseOutstanding` (after 0.5 s).
         """
         if self._is_container:
             if self._registers.outstanding_promise(key):
-                await self._wait_for_promise(key)
+                return self._loop.create_task(self._put_later(key, path, rows, held_by))
             self._check_instance(key, rows)
-        meta = msgpack.packb((key, path, held_by or "", [pack_row(row) for row in rows]), unicode_errors="surrogatepass")
+        meta = pack((key, path, held_by or "", [pack_row(row) for row in rows]))
         sequence = self._journal.append_row(self._space, meta)
         waiting = self._journal.synced(sequence)
         self._paths[key] = path
         self._unqueued.add(sequence)
-        try:
-            if waiting is not None:
-                await asyncio.shield(asyncio.ensure_future(waiting))     # no listing shows a row that a power loss takes back
-            self._incoming.append((key, sequence, held_by, rows))
-        finally:
+        done: asyncio.Future[None] = self._loop.create_future()
+
+        def finish(synced: asyncio.Future[None] | None) -> None:
+            """Only now: no listing may show a row that a power loss takes back."""
             self._unqueued.discard(sequence)
-        self._kick()
+            error = synced.exception() if synced is not None else None
+            if error is not None:
+                if not done.done():
+                    done.set_exception(error)
+                return
+            self._incoming.append((key, sequence, held_by, rows))
+            self._kick()
+            if not done.done():
+                done.set_result(None)
+
+        if waiting is None:
+            finish(None)
+        else:
+            waiting.add_done_callback(finish)
+        return done
+
+    async def _put_later(self, key: bytes, path: str, rows: Sequence[Row], held_by: str | None) -> None:
+        await self._wait_for_promise(key)
+        await self.put_rows(key, path, rows, held_by=held_by)
 
     def settled(self, key: bytes) -> None:
         """The register of `key` took an accept: rows that wait behind its promise go on."""

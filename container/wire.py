@@ -17,6 +17,7 @@ from typing import NamedTuple
 import msgpack
 
 from common.errors import Corruption
+from common.packing import pack
 from common.timestamp import Stamp, unpack_stamp
 
 UNCONFIRMED_ROWS = 1000                  # or the page's limit, if that is more: how many one answer brings
@@ -65,9 +66,8 @@ class ContainerState:
     shards: list[object] = field(default_factory=list)           # name ranges, once a container splits
 
     def pack(self) -> bytes:
-        packed: bytes = msgpack.packb((self.instance, self.created_us, self.put_us, self.policy, dict(self.meta),
-                                       dict(self.headers), self.shards))
-        return packed
+        return pack((self.instance, self.created_us, self.put_us, self.policy, dict(self.meta),
+                     dict(self.headers), self.shards))
 
 
 def unpack_container_state(packed: bytes) -> ContainerState:
@@ -90,8 +90,7 @@ class AccountState:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def pack(self) -> bytes:
-        packed: bytes = msgpack.packb((self.created_us, self.put_us, dict(self.meta), dict(self.headers)))
-        return packed
+        return pack((self.created_us, self.put_us, dict(self.meta), dict(self.headers)))
 
 
 def unpack_account_state(packed: bytes) -> AccountState:
@@ -134,8 +133,7 @@ class PageAnswer(NamedTuple):
 
 def pack_rows(rows: Sequence[Row]) -> bytes:
     """Body of a frame: rows do not fit in a header."""
-    packed: bytes = msgpack.packb([pack_row(row) for row in rows])
-    return packed
+    return pack([pack_row(row) for row in rows])
 
 
 def unpack_rows(packed: bytes) -> list[Row]:
@@ -145,9 +143,8 @@ def unpack_rows(packed: bytes) -> list[Row]:
 
 def pack_page(answer: PageAnswer) -> bytes:
     """Body of a frame."""
-    packed: bytes = msgpack.packb(([entry if isinstance(entry, str) else pack_row(entry) for entry in answer.entries],
-                                   [pack_row(row) for row in answer.unconfirmed], answer.figures))
-    return packed
+    return pack(([entry if isinstance(entry, str) else pack_row(entry) for entry in answer.entries],
+                 [pack_row(row) for row in answer.unconfirmed], answer.figures))
 
 
 def unpack_page(packed: bytes) -> PageAnswer:

@@ -6,12 +6,12 @@ one: a look at an own device costs no scheduling at all. Errors are ours, raised
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol, TypeVar
 
-import msgpack
-
 from common.errors import Corruption
+from common.futures import ignore, mapped
+from common.packing import pack
 from common.rpc_client import RpcClient
 from common.timestamp import Stamp
 from object.bodies import BLOCK_BYTES, BodyWriter
@@ -31,6 +31,7 @@ from object.wire import (
 
 T = TypeVar("T")
 Answer = Reply | asyncio.Future[Reply]
+HINTS_S = 0.05                           # how long hints gather: they are no news before seconds have passed
 PIECE_BYTES = 16 * BLOCK_BYTES           # what one read of a large body brings: 1 MiB
 
 
@@ -162,13 +163,13 @@ class RemoteObjectClient:
 
     def done(self, key: bytes, stamp: Stamp) -> None:
         if not self._done:
-            asyncio.get_running_loop().call_soon(self._send_done)
+            asyncio.get_running_loop().call_later(HINTS_S, self._send_done)
         self._done.append((key, stamp.pack()))
 
     def _send_done(self) -> None:
         hints, self._done = self._done, []
         if self._rpc.is_connected:       # lost without harm: what is left is settled after 5 s
-            self._rpc.call(OP_DONE, (self.device_id,), msgpack.packb(hints), timeout_s=5.0).add_done_callback(_ignore)
+            self._rpc.call(OP_DONE, (self.device_id,), pack(hints), timeout_s=5.0).add_done_callback(ignore)
 
     async def open_stage(self, *, timeout_s: float) -> Stage:
         return RemoteStage(self._rpc, self.device_id, self._ring_version(), timeout_s)
@@ -207,40 +208,3 @@ def _reply_of(future: asyncio.Future[tuple[list[Any], bytes]]) -> asyncio.Future
 def _decode(answer: tuple[list[Any], bytes]) -> Reply:
     fields, body = answer
     return reply_from_wire(fields[:5], body if fields[5] else None)
-
-
-def mapped(future: asyncio.Future[Any], convert: Callable[[Any], T]) -> asyncio.Future[T]:
-    """A future of the converted result; cancelling it cancels the first."""
-    result: asyncio.Future[T] = future.get_loop().create_future()
-
-    def finish(done: asyncio.Future[Any]) -> None:
-        if result.done():
-            if not done.cancelled():
-                done.exception()
-            return
-        if done.cancelled():
-            result.cancel()
-            return
-        error = done.exception()
-        if error is not None:
-            result.set_exception(error)
-            return
-        try:
-            result.set_result(convert(done.result()))
-        except Exception as wrong:
-            result.set_exception(wrong)
-
-    future.add_done_callback(finish)
-    result.add_done_callback(lambda r: future.cancel() if r.cancelled() else None)
-    return result
-
-
-def _ignore(future: asyncio.Future[Any]) -> None:
-    if not future.cancelled():
-        future.exception()
-
-
-def all_done(futures: Sequence[asyncio.Future[Any]]) -> None:
-    """Nobody waits for these: their errors are no news."""
-    for future in futures:
-        future.add_done_callback(_ignore)

@@ -22,7 +22,7 @@ from object.replay import SegmentScan, list_segments, read_segment_header, scan_
 from object.wire import BodyState
 
 DEAD_SHARE_MIN = 0.5
-STEP_BYTES = 1 << 20
+STEP_BYTES, STEP_RECORDS = 1 << 20, 1000
 
 
 def plan_compaction(device: Device) -> int | None:
@@ -41,17 +41,26 @@ def plan_compaction(device: Device) -> int | None:
     return best[1] if best is not None else None
 
 
-def move_records(device: Device, segment: int) -> Iterator[int]:
-    """Append copies of what lives in `segment`; yields the bytes moved since the last yield, about 1 MiB each.
-
-    The caller commits between the steps, and calls `drop_segment` once the last copy is durable.
-    """
+def load_records(device: Device, segment: int) -> list[tuple[Record, memoryview]]:
+    """Every record of a sealed segment with its bytes. Blocking; holds the segment in memory."""
     directory = f"{device.root}/journal"
     header = read_segment_header(device.fs, directory, segment)
     following = read_segment_header(device.fs, directory, segment + 1)
+    return [(record, buf[record.offset:record.offset + record.length])
+            for record, buf in scan_segment(device.fs, directory, header, successor=following, scan=SegmentScan(header))]
+
+
+def move_records(device: Device, segment: int, records: list[tuple[Record, memoryview]]) -> Iterator[int]:
+    """Append copies of what still lives; yields after a step of about 1 MiB or 1000 records, with the bytes moved in it.
+
+    The caller commits between the steps, and calls `drop_segment` once the last copy is durable.
+    """
     moved = 0
-    for record, buf in scan_segment(device.fs, directory, header, successor=following, scan=SegmentScan(header)):
-        moved += _move(device, segment, record, buf[record.offset:record.offset + record.length])
+    for number, (record, view) in enumerate(records):
+        moved += _move(device, segment, record, view)
+        if number % STEP_RECORDS == STEP_RECORDS - 1:
+            yield moved
+            moved = 0
         if moved >= STEP_BYTES:
             yield moved
             moved = 0

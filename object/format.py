@@ -22,6 +22,7 @@ import msgpack
 
 from common.errors import Corruption
 from common.hashing import crc32
+from common.packing import pack
 from common.timestamp import Stamp, unpack_stamp
 from common.vfs import PAGE_BYTES
 from object.wire import BodyState, Kind, Version, unpack_version
@@ -188,8 +189,7 @@ def iterate_records(buf: bytes | memoryview, header: BatchHeader, *, offset: int
 
 def encode_register_row(key: bytes, ballot: Stamp, version: Version, trailer_crc: int = 0) -> bytes:
     """msgpack [key, ballot, version, trailer crc]."""
-    packed: bytes = msgpack.packb((key, ballot.pack(), version.packed, trailer_crc))
-    return packed
+    return pack((key, ballot.pack(), version.packed, trailer_crc))
 
 
 def decode_register_row(meta: bytes) -> RegisterRow:

@@ -19,7 +19,7 @@ from common.errors import Corruption, DeviceUnavailable, NotCounted, Overloaded,
 from common.log import get_logger
 from common.timestamp import Stamp
 from object.bodies import BodyReader, BodyWriter
-from object.compaction import drop_segment, move_records, plan_compaction
+from object.compaction import drop_segment, load_records, move_records, plan_compaction
 from object.device import Device
 from object.journal import Batch
 from object.peers import PeerMark
@@ -371,11 +371,10 @@ class Owner:
         segment = await self._in_journal_pool(lambda: plan_compaction(device)) if len(device.usage) > 1 else None
         if segment is None or device.fault:
             return
-        for moved in move_records(device, segment):
-            if moved:
-                waiting = self.synced(device.journal.next_sequence - 1)
-                if waiting is not None:
-                    await waiting
+        records = await self._in_journal_pool(lambda: load_records(device, segment))
+        for moved in move_records(device, segment, records):
+            waiting = self.synced(device.journal.next_sequence - 1) if moved else None
+            await (waiting if waiting is not None else asyncio.sleep(0))
         await self._in_journal_pool(lambda: drop_segment(device, segment))
         log.info("segment compacted", device=self.name, segment=segment)
 

@@ -8,9 +8,10 @@ from typing import Any
 import msgpack
 
 from common.errors import DeviceUnavailable, OlderConfig
+from common.futures import mapped
 from common.rpc_server import Answered, Call, Download, Handler
 from common.timestamp import Stamp, unpack_stamp
-from object.client import mapped, read_pieces
+from object.client import read_pieces
 from object.owner import Owner
 from object.wire import (
     OP_ACCEPT,

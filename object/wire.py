@@ -16,6 +16,7 @@ from typing import NamedTuple
 import msgpack
 
 from common.errors import Corruption
+from common.packing import pack
 from common.timestamp import ZERO, Stamp, unpack_stamp
 
 _KEY = struct.Struct(">BI16s")
@@ -70,8 +71,7 @@ class Version(NamedTuple):
 def make_version(*, stamp: Stamp, root: Stamp, kind: int, path: str, body_id: int = 0, size_bytes: int = 0,
                  descriptor: bytes = b"") -> Version:
     """A version with its encoding; the encoding is made once and copied to every replica's record."""
-    packed = msgpack.packb((stamp.pack(), root.pack(), int(kind), path, body_id, size_bytes, descriptor),
-                           unicode_errors="surrogatepass")
+    packed = pack((stamp.pack(), root.pack(), int(kind), path, body_id, size_bytes, descriptor))
     return Version(stamp, root, kind, path, body_id, size_bytes, descriptor, packed)
 
 
@@ -142,8 +142,7 @@ class Descriptor:
     def pack(self) -> bytes:
         fields = (self.created_us, self.etag, self.s3_etag, self.content_type, self.instance, self.delete_at_s,
                   self.meta, self.headers, self.extra)
-        packed: bytes = msgpack.packb(fields, unicode_errors="surrogatepass")
-        return packed
+        return pack(fields)
 
 
 def unpack_descriptor(packed: bytes) -> Descriptor:

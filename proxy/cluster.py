@@ -13,12 +13,14 @@ from typing import NamedTuple
 
 from common.clock import Clock
 from common.errors import Corruption, NotCounted, QuorumNotMet, StorageError
+from common.futures import ignore_all
 from container.client import RowClient
-from object.client import ObjectClient, all_done
+from object.client import ObjectClient
 from object.wire import SPACE_ACCOUNT, SPACE_CONTAINER, SPACE_OBJECT, Reply, make_key
 from proxy.coordinator import Look, Message, Replies
 from ring.placement import Ring, hash_path
 
+PLACES_MAX = 10_000                      # accounts and containers whose place is remembered
 HEDGE_S_MIN, HEDGE_S_MAX = 0.005, 1.0
 
 
@@ -74,6 +76,7 @@ class Cluster:
         self._peers, self._prefix, self._suffix = peers, hash_prefix, hash_suffix
         self.worker, self.clock, self.rng = worker, clock, rng
         self.usual = Usual()
+        self._places: dict[str, tuple[Place, RowPlace]] = {}
         self._orders: dict[tuple[int, ...], tuple[ObjectClient, ...]] = {}
 
     def account(self, account: str) -> tuple[Place, RowPlace]:
@@ -97,12 +100,18 @@ class Cluster:
 
     def _named(self, ring: Ring, space: int, rows: Mapping[int, RowClient], account: str,
                container: str | None) -> tuple[Place, RowPlace]:
-        name_hash = hash_path(account, container, prefix=self._prefix, suffix=self._suffix)
-        partition = ring.partition(name_hash)
-        clients = self._ordered(tuple(device.id for device in ring.primaries(partition)))
-        key, quorum = make_key(space, partition, name_hash), len(clients) // 2 + 1
         path = f"/{account}" if container is None else f"/{account}/{container}"
-        return Place(key, path, clients, quorum), RowPlace(key, path, tuple(rows[c.device_id] for c in clients), quorum)
+        places = self._places.get(path)
+        if places is None:
+            name_hash = hash_path(account, container, prefix=self._prefix, suffix=self._suffix)
+            partition = ring.partition(name_hash)
+            clients = self._ordered(tuple(device.id for device in ring.primaries(partition)))
+            key, quorum = make_key(space, partition, name_hash), len(clients) // 2 + 1
+            places = Place(key, path, clients, quorum), RowPlace(key, path, tuple(rows[c.device_id] for c in clients), quorum)
+            if len(self._places) >= PLACES_MAX:
+                self._places.clear()
+            self._places[path] = places
+        return places
 
     def _ordered(self, ids: tuple[int, ...]) -> tuple[ObjectClient, ...]:
         clients = self._orders.get(ids)
@@ -184,7 +193,7 @@ class Round:
 
     def _end(self) -> list[Reply]:
         if self._pending:
-            all_done(list(self._pending))
+            ignore_all(list(self._pending))
         return self.replies
 
     def _on_answer(self, future: asyncio.Future[Reply]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import random
 
 from common.timestamp import Stamp
-from object.compaction import drop_segment, move_records, plan_compaction
+from object.compaction import drop_segment, load_records, move_records, plan_compaction
 from object.device import Device, DeviceLimits
 from object.identity import Identity
 from object.wire import SPACE_OBJECT, BodyState, Descriptor, Kind, Mode, make_key, make_version
@@ -96,7 +96,7 @@ class Client:
         segment = plan_compaction(self.device)
         if segment is None:
             return False
-        for _ in move_records(self.device, segment):
+        for _ in move_records(self.device, segment, load_records(self.device, segment)):
             self.device.commit_inline()
         self.device.commit_inline()
         drop_segment(self.device, segment)

@@ -83,7 +83,8 @@ def test_a_repaired_body_is_served_again_after_a_restart(client):
     client.put("a", 2000)
     held = client.device.get(key_of("a"))
     client.device.quarantine(key_of("a"), held)
-    reply = client.device.replica.learn(key_of("a"), ballot=held.ballot, version=held.version, body=client.bodies[held.version.stamp])
+    body = client.bodies[held.version.stamp]
+    reply = client.device.replica.learn(key_of("a"), ballot=held.ballot, version=held.version, body=body)
     assert reply.ok
     client.device.commit_inline()
     restart(client, index=MemoryIndex())

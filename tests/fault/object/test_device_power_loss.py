@@ -11,6 +11,7 @@ from object.index import MemoryIndex
 from object.wire import BodyState, Kind, Mode
 from tests.fault.object.device_client import LARGE, Client, key_of
 
+
 def small_puts(client):
     for number in range(12):
         client.put(f"o{number % 4}", 3000)
