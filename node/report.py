@@ -101,12 +101,12 @@ def _judge_redundancy(devices: Sequence[Mapping[str, Any]], replicas: int, disk_
         disk = disk_of.get(device["name"])
         if disk is not None:
             disks.setdefault(disk, []).append(device["name"])
-    if replicas > 1 and len(disks) == 1:
+    shared = [", ".join(names) for names in disks.values() if len(names) > 1]
+    if shared and len(disks) == 1:
         found.append(_finding("note", "all replicas share one disk: if it fails, everything on it is lost",
                               "good for trying things out; for data that matters give each device a disk of its own"))
-    elif 1 < len(disks) < min(replicas, len(devices)):
-        groups = "; ".join(", ".join(names) for names in disks.values() if len(names) > 1)
-        found.append(_finding("note", f"some devices share a disk ({groups}): replicas of one object may be on it together",
+    elif shared:
+        found.append(_finding("note", f"some devices share a disk ({'; '.join(shared)}): replicas may be on it together",
                               "give each device a disk of its own"))
     return found
 

@@ -99,26 +99,29 @@ class Supervisor:
         for slot in self.slots:
             for sock in slot.listeners:
                 sock.close()
-        await asyncio.gather(*(self._drain(slot) for slot in self.slots))
+        for op in ("drain", "close"):            # in two steps: a request that ends in one worker needs the devices of all
+            await asyncio.gather(*(self._part(slot, op) for slot in self.slots))
         for keeper in self._keepers:
             keeper.cancel()
         if self._keepers:
             await asyncio.wait(self._keepers)
         await self._spawner.close()
 
-    async def _drain(self, slot: Slot) -> None:
+    async def _part(self, slot: Slot, op: str) -> None:
+        """One step of a worker's end."""
         if slot.channel is None or not slot.is_ready:
             return                               # one that still starts is killed with the zygote: it has promised nothing
         try:
-            cut = await slot.channel.call("drain", timeout_s=3 * DRAIN_S)
+            cut = await slot.channel.call(op, timeout_s=3 * DRAIN_S)
             if cut:
                 _log.warning("connections cut", worker=slot.number, count=cut)
-            async with asyncio.timeout(DRAIN_S):
-                await slot.ended.wait()
+            if op == "close":
+                async with asyncio.timeout(DRAIN_S):
+                    await slot.ended.wait()
         except TransportLost:
             pass                                 # it is gone already
         except (StorageError, TimeoutError) as error:
-            _log.warning("worker does not drain, it is killed", worker=slot.number, pid=slot.pid, error=error)
+            _log.warning("worker does not stop, it is killed", worker=slot.number, pid=slot.pid, step=op, error=error)
 
     async def _keep(self, slot: Slot) -> None:
         """Start, wait, start again: the whole life of one place."""
@@ -240,7 +243,8 @@ class Supervisor:
         ready = [slot.channel for slot in self.slots if slot.channel is not None and slot.is_ready]
         calls: list[Awaitable[Any]] = [channel.call("reload", timeout_s=_CALL_S, config=packed) for channel in ready]
         refused = [answer for answer in await asyncio.gather(*calls, return_exceptions=True) if isinstance(answer, BaseException)]
-        if refused:
+        if refused:                              # all of them or none: those that took it go back
+            await self.ask_all("reload", config=pack_config(self.config))
             raise refused[0]
         self.config = config
 

@@ -63,7 +63,7 @@ MakeDoor = Callable[[HoldfastConfig, Store, WorkerPlan, Clock], tuple[Door, Call
 
 
 class Worker:
-    """One worker. `on_ready` is called when clients are served; `wait_stopped` returns when it has drained."""
+    """One worker: `start`, then calls of the supervisor until `close`; `wait_stopped` returns after that."""
 
     def __init__(self, plan: WorkerPlan, listeners: list[socket.socket], *, make_services: MakeServices, make_door: MakeDoor,
                  clock: Clock, registry: Registry) -> None:
@@ -75,7 +75,8 @@ class Worker:
         self._close_door: Callable[[], None] = lambda: None
         self._server: HttpServer | None = None
         self._stopped = asyncio.Event()
-        self._stopping: asyncio.Task[int] | None = None
+        self._draining: asyncio.Task[int] | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Own the devices, then serve. Raises `StorageError`, `OSError`."""
@@ -89,13 +90,30 @@ class Worker:
             await server.start(sock=sock, ssl=self._tls)
 
     async def wait_stopped(self) -> None:
-        """Returns once `drain` is done."""
+        """Returns once `close` is done."""
         await self._stopped.wait()
 
-    def begin_drain(self) -> None:
-        """Start to drain; a second call changes nothing."""
-        if self._stopping is None:
-            self._stopping = asyncio.get_running_loop().create_task(self._drain(DRAIN_S), name="drain")
+    async def drain(self) -> int:
+        """Take no new requests and let those that run end; the devices still answer the other workers, which may need them.
+
+        Returns how many connections were cut. A second call waits for the first.
+        """
+        if self._draining is None:
+            assert self._server is not None
+            self._draining = asyncio.create_task(self._server.drain(DRAIN_S), name="drain")
+        return await asyncio.shield(self._draining)
+
+    async def close(self) -> None:
+        """Write everything down and give up the devices. A second call waits for the first."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._services.close(), name="close")
+        await asyncio.shield(self._closing)
+        self._stopped.set()
+
+    async def stop(self) -> None:
+        """Both, for a worker that stops alone."""
+        await self.drain()
+        await self.close()
 
     async def answer(self, op: str, fields: Mapping[str, Any]) -> object:
         """A call of the supervisor."""
@@ -108,9 +126,10 @@ class Worker:
             self._reload(unpack_config(fields["config"]))
             return None
         if op == "drain":
-            self.begin_drain()
-            assert self._stopping is not None
-            return await asyncio.shield(self._stopping)
+            return await self.drain()
+        if op == "close":
+            await self.close()
+            return None
         raise BadRequest(reason=f"a worker does not know {op}")
 
     def status(self) -> dict[str, object]:
@@ -119,13 +138,6 @@ class Worker:
         return {"worker": self._plan.worker, "pid": os.getpid(),
                 "connections": counters.open if counters else 0, "requests": counters.requests if counters else 0,
                 **self._services.status()}
-
-    async def _drain(self, timeout_s: float) -> int:
-        """Finish what runs, write everything down. Returns how many connections were cut."""
-        cut = await self._server.drain(timeout_s) if self._server is not None else 0
-        await self._services.close()
-        self._stopped.set()
-        return cut
 
     def _app(self, config: HoldfastConfig) -> Door:
         door, close = self._make_door(config, self._services.store, self._plan, self._clock)
@@ -203,38 +215,42 @@ def run_worker(request: Mapping[str, Any], sockets: list[socket.socket]) -> int:
 async def _live(request: Mapping[str, Any], sockets: list[socket.socket]) -> int:
     config = unpack_config(request["config"])
     configure_logging(config.log)
-    over = asyncio.Event()
+    is_alone = asyncio.Event()                       # told to stop by a signal, or the supervisor is gone
     worker: Worker | None = None
 
     async def answer(op: str, fields: Mapping[str, Any]) -> object:
         assert worker is not None
         return await worker.answer(op, fields)
 
-    channel = Channel(on_call=answer, on_end=over.set)
+    channel = Channel(on_call=answer, on_end=is_alone.set)
+    await channel.open(sockets[0])
     try:
-        state = load_state(Path(request["state"]))
-        assert state is not None, "the supervisor made it"
-        rings = await fetch_rings(state)
-        plan = make_plan(state, config, rings, worker=request["worker"], worker_count=request["worker_count"])
-        worker = Worker(plan, sockets[1:], make_services=make_services, make_door=make_door, clock=SystemClock(), registry=METRICS)
-        await channel.open(sockets[0])
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.begin_drain)
+        worker = Worker(await _load_plan(request, config), sockets[1:], make_services=make_services, make_door=make_door,
+                        clock=SystemClock(), registry=METRICS)
         await worker.start()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, is_alone.set)
         channel.emit("ready")
-        stop = asyncio.create_task(worker.wait_stopped(), name="stop")
-        await asyncio.wait([stop, asyncio.create_task(over.wait(), name="over")], return_when=asyncio.FIRST_COMPLETED)
-        if not stop.done():
-            worker.begin_drain()                     # the supervisor is gone: nobody would restart or stop this process
-            await worker.wait_stopped()
-        await asyncio.sleep(0)                       # the answer to `drain` leaves first
+        stopped = asyncio.create_task(worker.wait_stopped(), name="stopped")
+        alone = asyncio.create_task(is_alone.wait(), name="alone")
+        await asyncio.wait([stopped, alone], return_when=asyncio.FIRST_COMPLETED)
+        if not stopped.done():
+            await worker.stop()
+        await asyncio.sleep(0)                       # the answer to `close` leaves first
     except TransportLost:
-        return 0
+        return 0                                     # the supervisor went before it could hear that we are ready
     except (StorageError, OSError) as error:
         _report_failure(channel, error)
         return 1
     finally:
         await channel.close()
     return 0
+
+
+async def _load_plan(request: Mapping[str, Any], config: HoldfastConfig) -> WorkerPlan:
+    """From the state directory as it is now: a worker that starts later takes newer rings."""
+    state = load_state(Path(request["state"]))
+    assert state is not None, "the supervisor made it"
+    return make_plan(state, config, await fetch_rings(state), worker=request["worker"], worker_count=request["worker_count"])
 
 
 def _report_failure(channel: Channel, error: Exception) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -64,13 +65,16 @@ def test_the_installed_command_works_from_another_directory(installed, tmp_path)
     assert "node.listen" in run(installed / "holdfast", "config", "show", cwd=tmp_path, HOME=str(tmp_path)).stdout
 
 
-@pytest.mark.skipif(not (ROOT / "cli/up.py").exists(), reason="this version has no `holdfast up` yet")
 def test_the_installed_store_comes_up_answers_and_goes_down(installed, tmp_path):
     state, environ = tmp_path / "state", {"HOME": str(tmp_path), "HOLDFAST_NODE_ADMIN_LISTEN": "127.0.0.1:0"}
     where = ("--data", str(state))
     run(installed / "holdfast", "up", "--detach", *where, "--listen", "127.0.0.1:0", cwd=tmp_path, **environ)
     try:
-        assert json.loads((state / "endpoint.json").read_text())["urls"]["admin"].startswith("http://127.0.0.1:")
+        endpoint = json.loads((state / "endpoint.json").read_text())
+        demo = endpoint["demo"]
+        login = urllib.request.Request(endpoint["urls"]["auth"], headers={"X-Auth-User": demo["user"], "X-Auth-Key": demo["key"]})
+        with urllib.request.urlopen(login, timeout=60) as answer:
+            assert answer.headers["X-Storage-Url"] == demo["storage_url"]
         assert run(installed / "holdfast", "status", *where, cwd=tmp_path, **environ).stdout
     finally:
         run(installed / "holdfast", "down", *where, cwd=tmp_path, **environ)

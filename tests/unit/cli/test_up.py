@@ -1,0 +1,51 @@
+"""The words of `holdfast up` and `down`."""
+from __future__ import annotations
+
+import pytest
+
+from cli.up import down, ready_message, up
+from common.errors import ConfigError
+from node.config import load_config
+
+ENDPOINT = {"urls": {"swift": "http://h:1/v1", "auth": "http://h:1/auth/v1.0"},
+            "demo": {"user": "demo:demo", "key": "k3y", "storage_url": "http://h:1/v1/AUTH_demo"}}
+
+
+def message(endpoint, **overrides):
+    return ready_message(endpoint, load_config(environ={"HOME": "/nowhere"}, overrides=overrides))
+
+
+def test_the_ready_message_has_three_lines_to_copy():
+    lines = [line.strip() for line in message(ENDPOINT, **{"node.data": "/s"}).splitlines()]
+    (curl,), (swift,), (keys,) = ([line for line in lines if line.startswith(word)] for word in ("curl:", "swift:", "keys:"))
+    assert "X-Auth-User: demo:demo" in curl and "k3y" in curl and curl.endswith('"X-Auth-Token: $T" http://h:1/v1/AUTH_demo')
+    assert swift.endswith("swift -A http://h:1/auth/v1.0 -U demo:demo -K k3y stat")
+    assert "/s/secrets" in keys and "README.md" in keys
+    assert any("holdfast status --data /s" in line for line in lines)
+
+
+def test_with_tls_the_lines_trust_the_certificate():
+    text = message({**ENDPOINT, "tls_cert": "/c.pem"})
+    assert text.count("--cacert /c.pem") == 2 and "OS_CACERT=/c.pem swift" in text
+
+
+def test_without_a_demo_user_no_key_is_shown():
+    text = message({"urls": ENDPOINT["urls"]})
+    assert "ACCOUNT:USER" in text and "k3y" not in text
+
+
+@pytest.mark.parametrize(("listen", "is_said"), [("127.0.0.1:1", False), ("10.0.0.1:1", True), (":1", True)])
+def test_a_public_listener_without_tls_is_told_that_logins_are_refused(listen, is_said):
+    assert ("logins are refused" in message(ENDPOINT, **{"node.listen": listen})) is is_said
+    assert "logins" not in message(ENDPOINT, **{"node.listen": listen, "tls.insecure_http": True})
+
+
+def test_down_where_nothing_runs_says_so(tmp_path, capsys):
+    assert down(["--data", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"nothing runs in {tmp_path}\n"
+
+
+def test_a_bad_address_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(ConfigError):
+        up(["--data", str(tmp_path / "s"), "--listen", "nonsense"])
+    assert not (tmp_path / "s").exists()
