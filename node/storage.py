@@ -13,6 +13,7 @@ import lmdb
 
 from common.clock import Clock
 from common.errors import Corruption, DeviceUnavailable, StorageError
+from common.faultnet import FaultRules
 from common.handshake import Credentials, cluster_keys
 from common.log import get_logger
 from common.rpc_client import RpcClient
@@ -33,6 +34,7 @@ from object.identity import Identity
 from object.index import LmdbIndex
 from object.owner import Owner
 from object.server import ObjectServer
+from object.sweeper import Sweeper
 from object.updater import Updater
 from object.wire import SPACE_ACCOUNT, SPACE_CONTAINER, Kind, split_key
 from proxy.cluster import Cluster, Peers
@@ -84,14 +86,16 @@ class DeviceRows:
 class Storage:
     """See the module. Create, `start`, use `store`, `close`."""
 
-    def __init__(self, plan: WorkerPlan, clock: Clock) -> None:
-        self._plan, self._clock = plan, clock
+    def __init__(self, plan: WorkerPlan, clock: Clock, *, faults: FaultRules | None = None) -> None:
+        """faults: of the messages that this worker sends to others, and of their answers."""
+        self._plan, self._clock, self._faults = plan, clock, faults
         self._owners: dict[int, Owner] = {}              # by ring device id
         self._failed: dict[str, str] = {}                # device name -> why it could not be opened
         self._rows: dict[tuple[int, int], RowStore] = {}
         self._local_rows: dict[tuple[int, int], LocalRowClient] = {}
         self._remotes: dict[int, RpcClient] = {}         # by worker
         self._updaters: list[Updater] = []
+        self._sweepers: list[Sweeper] = []
         self.store: ObjectStore
 
     # --- start and stop ------------------------------------------------------------------------------------------
@@ -104,7 +108,8 @@ class Storage:
         credentials = Credentials(name=f"{plan.node_id}/w{plan.worker}", role="worker", fingerprint=plan.fingerprint,
                                   keys=cluster_keys(plan.secrets["cluster.key"].encode()))
         for worker in sorted({slot.worker for slot in plan.devices} - {plan.worker}):
-            self._remotes[worker] = RpcClient(unix_connector(plan.socket_path(worker)), credentials=credentials)
+            self._remotes[worker] = RpcClient(unix_connector(plan.socket_path(worker)), credentials=credentials,
+                                              faults=self._faults)
         self._peering = Peering({slot.uuid: self._owners[slot.ring_id] for slot in plan.own_devices
                                  if slot.ring_id in self._owners}, self._remotes, device_count=len(plan.devices))
         self._start_rows()
@@ -126,11 +131,14 @@ class Storage:
                               self._clock)
             updater.start()
             self._updaters.append(updater)
+            sweeper = Sweeper(owner, self.store.names_body, self._clock)
+            sweeper.start()
+            self._sweepers.append(sweeper)
 
     async def close(self) -> None:
         """Stop background work, flush everything, give up the devices."""
-        for updater in self._updaters:
-            await updater.close()
+        for daemon in (*self._updaters, *self._sweepers):
+            await daemon.close()
         await self._stats.close()
         await self.store.repairer.close()
         await self._peering.close()
