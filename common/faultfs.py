@@ -58,6 +58,7 @@ class FaultFs:
         self.calls = 0                   # mutating calls so far
         self.is_off = False
         self.is_read_only = False
+        self.modified: dict[str, int] = {}       # set by tests; else long ago
 
     # --- what tests do -------------------------------------------------------------------------------------------
 
@@ -233,6 +234,12 @@ class FaultFs:
     def size(self, handle: int) -> int:
         self._step("size")
         return len(self._handles[handle][0].data)
+
+    def modified_us(self, path: str) -> int:
+        self._step("size")
+        if path not in self._names:
+            raise FileNotFoundError(errno.ENOENT, "no such file", path)
+        return self.modified.get(path, 0)
 
     def close(self, handle: int) -> None:
         self._step("close")

@@ -38,6 +38,9 @@ class Vfs(Protocol):
     def set_xattr(self, handle: int, name: str, value: bytes) -> None: ...
     def get_xattr(self, handle: int, name: str) -> bytes | None: ...
     def size(self, handle: int) -> int: ...
+    def modified_us(self, path: str) -> int:
+        """When it was last written, microseconds since 1970."""
+
     def close(self, handle: int) -> None: ...
     def rename(self, source: str, target: str) -> None: ...
     def unlink(self, path: str) -> None: ...
@@ -122,6 +125,9 @@ class RealFs:
 
     def size(self, handle: int) -> int:
         return os.fstat(handle).st_size
+
+    def modified_us(self, path: str) -> int:
+        return os.stat(path).st_mtime_ns // 1000
 
     def close(self, handle: int) -> None:
         os.close(handle)

@@ -137,8 +137,10 @@ class Storage:
 
     async def close(self) -> None:
         """Stop background work, flush everything, give up the devices."""
-        for daemon in (*self._updaters, *self._sweepers):
-            await daemon.close()
+        for updater in self._updaters:
+            await updater.close()
+        for sweeper in self._sweepers:
+            await sweeper.close()
         await self._stats.close()
         await self.store.repairer.close()
         await self._peering.close()

@@ -591,6 +591,10 @@ class Device:
         """A body is durable under its name and waits for the record."""
         self._staged[key, body_id] = trailer_crc
 
+    def forget_staged(self, key: bytes, body_id: int) -> None:
+        """The file of a staged body is gone."""
+        self._staged.pop((key, body_id), None)
+
     def quarantine(self, key: bytes, held: Held) -> None:
         """A body failed its check: never served again; the file is set aside for a person to look at."""
         current = self.get(key)

@@ -91,9 +91,16 @@ class ObjectStore(Containers):
     # --- read ----------------------------------------------------------------------------------------------------
 
     async def get_object(self, account: str, container: str, name: str, *, want_body: bool) -> tuple[ContainerInfo, ObjectInfo]:
+        try:
+            return await self._find_object(account, container, name, want_body=want_body, fresh=False)
+        except NotFound:                 # perhaps only in what was remembered of the container, its policy above all
+            return await self._find_object(account, container, name, want_body=want_body, fresh=True)
+
+    async def _find_object(self, account: str, container: str, name: str, *, want_body: bool,
+                           fresh: bool) -> tuple[ContainerInfo, ObjectInfo]:
         deadline_s = self.deadline_s()
         container_place, _ = self.cluster.container(account, container)
-        info = container_info(account, container, await self.state(container_place, deadline_s, fresh=False))
+        info = container_info(account, container, await self.state(container_place, deadline_s, fresh=fresh))
         place = self.cluster.object(info.policy, account, container, name)
         ports = RegisterPorts(self.cluster, place, deadline_s=deadline_s)
         outcome = await Coordinator(ports).read(read_body=want_body)
@@ -199,7 +206,7 @@ class ObjectStore(Containers):
             raise refusal
         return outcome
 
-    async def post_object(self, target: Target, change: Callable[[Descriptor], Descriptor]) -> None:
+    async def post_object(self, target: Target, change: Callable[[Descriptor], Descriptor]) -> bool:
         begun = _begun(target)
         refusal: StorageError | None = None
 
@@ -217,7 +224,7 @@ class ObjectStore(Containers):
         outcome = await begun.coordinator.change(decide)
         if refusal is not None:
             raise refusal
-        await self._list(target.container, begun, outcome.version, unpack_descriptor(outcome.version.descriptor))
+        return await self._list(target.container, begun, outcome.version, unpack_descriptor(outcome.version.descriptor))
 
     async def delete_object(self, target: Target, condition: Condition | None) -> ObjectInfo:
         """204 says that the object is gone, not who removed it."""
@@ -334,6 +341,13 @@ class ObjectStore(Containers):
             else:
                 await undo(RegisterPorts(self.cluster, place, deadline_s=deadline_s), version.stamp)
 
+    async def names_body(self, path: str, policy: int, body_id: int) -> bool:
+        """True if the settled state of the object has this body. Raises what a read raises."""
+        _, account, container, name = path.split("/", 3)
+        place = self.cluster.object(policy, account, container, name)
+        ports = RegisterPorts(self.cluster, place, deadline_s=self.deadline_s())
+        return (await Coordinator(ports).read()).version.body_id == body_id
+
     async def _revive(self, place: Place, instance: int, deadline_s: float) -> None:
         """An answered write was not listed when its container was deleted: the container is not empty after all."""
         def decide(version: Version, ballot: Stamp) -> Version | None:
@@ -368,8 +382,10 @@ def row_of(version: Version, descriptor: Descriptor, instance: int) -> Row:
     """How a state shows in its container."""
     if version.kind != Kind.LIVE:
         return Row(_name(version.path), "", version.stamp, False, instance, created_us=descriptor.created_us)
+    changed_us = descriptor.extra.get("post_us", descriptor.created_us)          # the Last-Modified of HEAD
+    assert isinstance(changed_us, int)
     return Row(_name(version.path), "", version.stamp, True, instance, version.size_bytes, 0, descriptor.etag,
-               descriptor.content_type, descriptor.created_us)
+               descriptor.content_type, changed_us)
 
 
 def _name(path: str) -> str:
