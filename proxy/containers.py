@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
-from common.errors import Conflict, NotFound, QuorumNotMet, StorageError
+from common.errors import Conflict, DeadlineExceeded, NotFound, OutcomeUnknown, QuorumNotMet, StorageError
 from common.timestamp import ZERO, Stamp
 from container.wire import (
     AccountState,
@@ -24,6 +24,7 @@ from proxy.model import AccountInfo, ContainerEntry, ContainerInfo, MetaChange, 
 from proxy.rows import deliver, list_rows
 
 FRESH_S = 1.0                            # how old container metadata may be that a read relies on
+ACCOUNT_LOOK_S = 1.0
 CACHE_MAX = 20_000
 T = TypeVar("T")
 
@@ -91,9 +92,24 @@ class Containers:
 
     async def _change(self, place: Place, deadline_s: float,
                       decide: Callable[[Version, Stamp], Version | Awaitable[Version | None] | None]) -> Outcome:
+        """What `decide` raises is raised once the old state stands again: no row waits behind a promise left open."""
         now_s = asyncio.get_running_loop().time()
-        outcome = await Coordinator(self.ports(place, deadline_s)).change(decide)
+        refusal: StorageError | None = None
+
+        async def guarded(version: Version, ballot: Stamp) -> Version | None:
+            nonlocal refusal
+            refusal = None
+            try:
+                wanted = decide(version, ballot)
+                return await wanted if isinstance(wanted, Awaitable) else wanted
+            except StorageError as error:
+                refusal = error
+                return None
+
+        outcome = await Coordinator(self.ports(place, deadline_s)).change(guarded)
         self.cache.put(place.key, outcome.version, now_s)
+        if refusal is not None:
+            raise refusal
         return outcome
 
     # --- accounts ------------------------------------------------------------------------------------------------
@@ -106,6 +122,23 @@ class Containers:
             return _account_info(name, state, None)
         return _account_info(name, state, await list_rows(rows, PageRequest(0), instance=0, deadline_s=deadline_s))
 
+    async def need_account(self, name: str) -> None:
+        """Raises `NotFound` for containers of an account that is deleted or was never made; it may be known a second late.
+
+        Costs nothing while the account is remembered. Accounts without a quorum take down none of their containers.
+        """
+        place, _ = self.cluster.account(name)
+        loop = asyncio.get_running_loop()
+        version = self.cache.get(place.key, loop.time())
+        if version is not None and is_live(version):
+            return
+        try:
+            version = await self.state(place, loop.time() + ACCOUNT_LOOK_S, fresh=True)
+        except (QuorumNotMet, OutcomeUnknown, DeadlineExceeded):
+            return
+        if not is_live(version):
+            raise NotFound(what="account")
+
     async def create_account(self, name: str, change: MetaChange) -> bool:
         place, _ = self.cluster.account(name)
         was_new = False
@@ -113,6 +146,8 @@ class Containers:
         def decide(version: Version, ballot: Stamp) -> Version:
             nonlocal was_new
             was_new = not is_live(version)
+            if version.kind == Kind.TOMBSTONE:
+                raise Conflict(what="account")                   # its containers are still to be emptied
             now_us = self.cluster.clock.now_us()
             if was_new:
                 state = AccountState(created_us=now_us, put_us=now_us)
@@ -156,7 +191,7 @@ class Containers:
     async def list_account(self, name: str, page: Page) -> tuple[AccountInfo, list[ContainerEntry | Subdir]]:
         deadline_s = self.deadline_s()
         place, rows = self.cluster.account(name)
-        state = _account_state(await self.state(place, deadline_s, fresh=False))
+        state = _account_state(await self.state(place, deadline_s, fresh=True))
         answer = await list_rows(rows, page_request(page), instance=0, deadline_s=deadline_s)
         entries = [Subdir(entry) if isinstance(entry, str) else
                    ContainerEntry(entry.name, entry.object_count, entry.size_bytes, entry.created_us)
@@ -166,6 +201,7 @@ class Containers:
     # --- containers ----------------------------------------------------------------------------------------------
 
     async def container(self, account: str, name: str, *, fresh: bool = False) -> ContainerInfo:
+        await self.need_account(account)
         deadline_s = self.deadline_s()
         place, rows = self.cluster.container(account, name)
         version = await self.state(place, deadline_s, fresh=fresh)
@@ -210,6 +246,7 @@ class Containers:
                               policy=self._default_policy if policy is None else policy)
 
     async def post_container(self, account: str, name: str, change: MetaChange) -> None:
+        await self.need_account(account)
         place, _ = self.cluster.container(account, name)
 
         def decide(version: Version, ballot: Stamp) -> Version | None:
@@ -221,6 +258,7 @@ class Containers:
             raise NotFound(what="container")
 
     async def delete_container(self, account: str, name: str) -> None:
+        await self.need_account(account)
         deadline_s = self.deadline_s()
         account_place, account_rows = self.cluster.account(account)
         place, rows = self.cluster.container(account, name)
@@ -233,7 +271,7 @@ class Containers:
                 return None
             instance = unpack_container_state(version.descriptor).instance
             if await self._has_rows(rows, instance, ballot, deadline_s):
-                refusal = Conflict(what="container", reason="not empty")
+                refusal = Conflict(what="container")             # not empty
                 return None
             return make_version(stamp=ZERO, root=ZERO, kind=Kind.TOMBSTONE, path=place.path, descriptor=version.descriptor)
 
@@ -260,9 +298,10 @@ class Containers:
         await deliver(rows, [row], deadline_s=deadline_s, settle=None)
 
     async def list_container(self, account: str, name: str, page: Page) -> tuple[ContainerInfo, list[ObjectEntry | Subdir]]:
+        await self.need_account(account)
         deadline_s = self.deadline_s()
         place, rows = self.cluster.container(account, name)
-        version = await self.state(place, deadline_s, fresh=False)
+        version = await self.state(place, deadline_s, fresh=True)        # of another worker's PUT, POST or DELETE too
         info = container_info(account, name, version)
         answer = await list_rows(rows, page_request(page), instance=info.instance, deadline_s=deadline_s)
         entries = [Subdir(entry) if isinstance(entry, str) else

@@ -167,8 +167,8 @@ class Store(Protocol):
                          expected_etag: str | None, size_max: int) -> ObjectInfo:
         """Store. The store fills in etag, created_us and size; raises `ChecksumMismatch`, `BodyTooLarge`, `BodyTooShort`."""
 
-    async def post_object(self, target: Target, change: Callable[[Descriptor], Descriptor]) -> None:
-        """Replace metadata, decided on the settled state. Raises `NotFound`."""
+    async def post_object(self, target: Target, change: Callable[[Descriptor], Descriptor]) -> bool:
+        """Replace metadata, decided on the settled state; False: not listed yet. Raises `NotFound`."""
 
     async def delete_object(self, target: Target, condition: Condition | None) -> ObjectInfo:
         """Remove; what was there as the look showed it. Raises `NotFound`."""

@@ -66,6 +66,7 @@ class ObjectStore(Containers):
     # --- look ----------------------------------------------------------------------------------------------------
 
     async def look(self, account: str, container: str, name: str) -> Target:
+        await self.need_account(account)
         deadline_s = self.deadline_s()
         container_ports, container_round = self.begin_look(account, container, deadline_s)
         begun = self._begin_object_look(self.guessed_policy(account, container), account, container, name, deadline_s)
@@ -91,6 +92,7 @@ class ObjectStore(Containers):
     # --- read ----------------------------------------------------------------------------------------------------
 
     async def get_object(self, account: str, container: str, name: str, *, want_body: bool) -> tuple[ContainerInfo, ObjectInfo]:
+        await self.need_account(account)
         try:
             return await self._find_object(account, container, name, want_body=want_body, fresh=False)
         except NotFound:                 # perhaps only in what was remembered of the container, its policy above all

@@ -78,8 +78,8 @@ async def post_object(gateway: Gateway, ask: Ask) -> Response:
         return replace(current, meta=meta, headers=stored, delete_at_s=delete_at_s,
                        content_type=content_type or current.content_type,
                        extra={**current.extra, "post_us": max(now_us, modified_us(current))})
-    await gateway.store.post_object(target, change)
-    return answer(202)
+    is_listed = await gateway.store.post_object(target, change)
+    return answer(202, None, pending_fields(is_listed))
 
 
 async def delete_object(gateway: Gateway, ask: Ask) -> Response:
@@ -87,8 +87,8 @@ async def delete_object(gateway: Gateway, ask: Ask) -> Response:
     ask.asker.need_identity()
     condition = write_condition(ask.request.headers)
     target = await look_to_write(gateway, ask)
-    await gateway.store.delete_object(target, condition)
-    return answer(204)
+    gone = await gateway.store.delete_object(target, condition)
+    return answer(204, None, pending_fields(gone.is_listed))
 
 
 async def find_object(gateway: Gateway, ask: Ask, *, want_body: bool) -> ObjectInfo:
@@ -163,7 +163,12 @@ def created_answer(stored: ObjectInfo) -> Response:
     """201."""
     descriptor = stored.descriptor
     return Response(201, [("Content-Type", "text/html; charset=UTF-8"), ("Etag", descriptor.etag),
-                          ("Last-Modified", last_modified(descriptor.created_us))])
+                          ("Last-Modified", last_modified(descriptor.created_us)), *pending_fields(stored.is_listed)])
+
+
+def pending_fields(is_listed: bool) -> list[tuple[str, str]]:
+    """What an answer says when the listing will show its change only later."""
+    return [] if is_listed else [("X-Listing", "pending")]
 
 
 def object_fields(descriptor: Descriptor) -> list[tuple[str, str]]:

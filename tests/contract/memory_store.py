@@ -120,7 +120,7 @@ class MemoryStore:
             info = self._live(found, key)
             if info is not None:
                 d = info.descriptor
-                rows[key] = ObjectEntry(key, info.size_bytes, d.etag, d.content_type, d.created_us)
+                rows[key] = ObjectEntry(key, info.size_bytes, d.etag, d.content_type, d.extra.get("post_us", d.created_us))
         return self._figures(found), list_rows(rows, page)
 
     # objects
@@ -181,6 +181,7 @@ class MemoryStore:
         if info is None:
             raise NotFound(what="object")
         found.objects[name] = (replace(info, descriptor=change(info.descriptor)), found.objects[name][1])
+        return True
 
     async def delete_object(self, target, condition):
         found, name = target.state
