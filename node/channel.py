@@ -55,6 +55,12 @@ class Channel:
         """Tell the other end. Raises `TransportLost`."""
         self._send({"event": event, **fields})
 
+    async def finish(self) -> None:
+        """Take what a process that is gone has still said, then close."""
+        if self._reading is not None:
+            await asyncio.wait([self._reading])
+        await self.close()
+
     async def close(self) -> None:
         """Stop reading and close."""
         if self._reading is not None:

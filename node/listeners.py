@@ -6,6 +6,7 @@ for a worker which just died are taken by its successor instead of being refused
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 from pathlib import Path
@@ -49,11 +50,11 @@ def bind_again(sock: socket.socket) -> socket.socket:
 def explain_bind_error(address: Address, error: OSError) -> str:
     """A sentence for the operator: who is in the way, and what to do."""
     text = error.strerror or str(error)
-    if error.errno == 98:
+    if error.errno == errno.EADDRINUSE:
         return f"cannot listen on {address}: {find_port_owner(address.port)} has the port; stop it, or choose another address"
-    if error.errno == 13:
+    if error.errno == errno.EACCES:
         return f"cannot listen on {address}: ports below 1024 are for root; choose a higher one, such as :8080"
-    if error.errno == 99:
+    if error.errno == errno.EADDRNOTAVAIL:
         return f"cannot listen on {address}: no interface of this machine has this address"
     return f"cannot listen on {address}: {text}"
 

@@ -28,6 +28,7 @@ from node.state import NodeState, Say, open_state, prepare_directory, with_demo_
 from node.supervisor import Supervisor, merge_reload
 
 _STAT_S = 2.0
+_STILL_S = 10.0                                  # of silence while workers start
 _log = get_logger("node.main")
 LoadConfig = Callable[[], Loaded[HoldfastConfig]]
 OnReady = Callable[[Mapping[str, Any]], None]
@@ -90,6 +91,8 @@ class Node:
         self._supervisor = Supervisor(self._state, self._config, listeners, clock=self._clock, on_change=self._save_endpoint)
         runner, self._admin = await self._start_admin()
         try:
+            if self._config.node.rpc_listen or self._config.cluster.seeds:
+                _log.warning("node.rpc_listen and cluster.seeds do nothing yet: this version is one node")
             self._launch.say(f"starting {self._worker_count} worker{'s' * (self._worker_count > 1)} for "
                              f"{len(self._slots)} device{'s' * (len(self._slots) > 1)}")
             if not await self._start_unless(stop):
@@ -109,7 +112,11 @@ class Node:
         """True when all workers serve, False if we were told to stop before. Raises `StorageError`."""
         start = asyncio.create_task(self._supervisor.start(), name="start")
         told = asyncio.create_task(stop.wait(), name="told to stop")
-        await asyncio.wait([start, told], return_when=asyncio.FIRST_COMPLETED)
+        while not (start.done() or told.done()):
+            await asyncio.wait([start, told], return_when=asyncio.FIRST_COMPLETED, timeout=_STILL_S)
+            waiting = [str(facts["worker"]) for facts in self._supervisor.worker_facts() if not facts["is_ready"]]
+            if not (start.done() or told.done()):
+                self._launch.say(f"still starting: worker {', '.join(waiting)} (long journals take their time; the log tells more)")
         told.cancel()
         if start.done():
             start.result()

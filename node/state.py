@@ -12,6 +12,7 @@ anew. A device directory that is missing then is a disk that is missing.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import json
 import os
@@ -104,7 +105,7 @@ def prepare_directory(root: Path) -> None:
         root.mkdir(mode=0o755, parents=True, exist_ok=True)
         (root / "run").mkdir(mode=0o700, exist_ok=True)
         if not os.access(root, os.W_OK | os.X_OK):
-            raise PermissionError(13, os.strerror(13))
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise ConfigError(where=str(root), reason=f"the state directory cannot be written: {error.strerror}; "
                                                   "choose another with --data DIR, or give it to this user") from error

@@ -158,7 +158,7 @@ class Supervisor:
             theirs.close()
         await slot.ended.wait()
         await wait_gone(slot.pid)                # after the zygote's end: its locks go with it, not before
-        await slot.channel.close()
+        await slot.channel.finish()              # it may have said why
         slot.is_ready, slot.pid, slot.channel = False, None, None
         self._on_change()
 

@@ -12,6 +12,7 @@ import ctypes
 import gc
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -33,6 +34,7 @@ def main() -> None:
     name_process("holdfast-zygote")
     from node.worker import run_worker
 
+    allow_files()
     gc.collect()
     gc.freeze()
     serve(socket.socket(fileno=requests), answers, run_worker)
@@ -111,7 +113,7 @@ def _fork(request: Mapping[str, Any], fds: list[int], run_worker: RunWorker, ans
     code = 70
     try:
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGCHLD, signal.SIGTERM):          # not SIGHUP: a terminal that closes sends it to all of us
             signal.signal(number, signal.SIG_DFL)
         die_with_parent(parent)
         for fd in mine:
@@ -131,6 +133,12 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:                   # it ended before we asked
         os._exit(0)
+
+
+def allow_files() -> None:
+    """As many open files as the system lets us have: a connection is one, and the usual soft limit of 1024 is for select(2)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def name_process(name: str) -> None:

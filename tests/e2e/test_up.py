@@ -134,6 +134,20 @@ def test_requests_while_a_worker_is_replaced_are_answered_without_an_error(make_
     tools.wait_until(lambda: node.pids["workers"][0] not in (victim, None), "a new worker")
 
 
+def test_a_worker_that_dies_again_and_again_is_started_more_slowly_while_the_others_serve(make_node, tools):
+    node = make_node("--workers", "2")
+    node.up()
+    client = store(node)
+    for _ in range(3):
+        victim = node.pids["workers"][0]
+        os.kill(victim, signal.SIGKILL)
+        tools.wait_until(lambda victim=victim: node.pids["workers"][0] not in (victim, None), "a new worker at once")
+    os.kill(node.pids["workers"][0], signal.SIGKILL)
+    tools.wait_until(lambda: "delay_s=1" in node.log(), "a pause before the next")
+    assert client.call("GET", "/c/o") == (200, b"hello")                   # nobody waits in the socket of the one that pauses
+    tools.wait_until(lambda: node.pids["workers"][0] and node.status()["workers"][0]["is_ready"], "a new worker")
+
+
 def test_when_the_zygote_is_killed_all_workers_come_back(make_node, tools):
     node = make_node()
     node.up()
@@ -280,6 +294,14 @@ def test_a_missing_device_is_said_in_words_and_the_rest_goes_on(make_node):
     done = node.run("status", "--data", str(node.root))
     assert done.returncode == 1 and "device d2 is missing" in done.stdout
     assert not (node.root / "devices/d2").exists()
+
+
+def test_on_every_interface_both_families_are_served(make_node):
+    node = make_node("--listen", ":0", environ={"HOLDFAST_TLS_INSECURE_HTTP": "true"})
+    node.up()
+    port = node.endpoint["urls"]["swift"].split(":")[2].split("/")[0]
+    hosts = ["127.0.0.1", "[::1]"] if socket.has_dualstack_ipv6() else ["127.0.0.1"]
+    assert [node.get(f"http://{host}:{port}/healthcheck")[:2] for host in hosts] == [(200, b"OK")] * len(hosts)
 
 
 def test_a_deep_state_directory_works(make_node):
