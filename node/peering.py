@@ -19,6 +19,7 @@ from object.wire import OP_COMPARE, OP_MARKS
 log = get_logger("node.peering")
 GOSSIP_S = 0.5
 COMPARE_S, COMPARE_RETRY_S = 30.0, 0.2
+PATIENCE_S = 3.0                         # for peers that do not answer; requests wait longer than that
 
 
 class Peering:
@@ -30,6 +31,8 @@ class Peering:
         self._tasks: list[asyncio.Task[None]] = []
         self._grown = asyncio.Event()
         self._shown: dict[str, PeerMark] = {}
+        self._silent = 0                                 # processes that have not said what they remember
+        self._is_patient = True
 
     @property
     def handlers(self) -> dict[int, Handler]:
@@ -41,9 +44,11 @@ class Peering:
         loop = asyncio.get_running_loop()
         for owner in self._owners.values():
             owner.on_synced.append(lambda _: self._grown.set())
-            owner.decide(peers=self._peer_count)         # a cluster of one device has nobody to ask
         self._compare_locally()
+        self._silent = len(self._remotes)
+        self._decide()                                   # a cluster of one process has nobody else to ask
         self._tasks = [loop.create_task(self._compare_with(remote)) for remote in self._remotes.values()]
+        self._tasks.append(loop.create_task(self._lose_patience()))
         self._tasks.append(loop.create_task(self._gossip()))
         self._grown.set()
 
@@ -56,7 +61,7 @@ class Peering:
         for uuid, owner in self._owners.items():
             for peer_uuid, peer in self._owners.items():
                 if peer is not owner:
-                    owner.compared_with(peer_uuid, peer.device.peers.marks.get(uuid), peers=self._peer_count)
+                    owner.compared_with(peer_uuid, peer.device.peers.marks.get(uuid))
 
     async def _compare_with(self, remote: RpcClient) -> None:
         """Until it has answered: a peer that is away now still has its say when it comes."""
@@ -68,14 +73,28 @@ class Peering:
                 continue
             for uuid, peer_uuid, mark in answer[0]:
                 remembered = PeerMark(*mark) if mark is not None else None
-                self._owners[uuid].compared_with(peer_uuid, remembered, peers=self._peer_count)
+                self._owners[uuid].compared_with(peer_uuid, remembered)
+            self._silent -= 1
+            self._decide()
             self._grown.set()
             return
+
+    async def _lose_patience(self) -> None:
+        await asyncio.sleep(PATIENCE_S)
+        self._is_patient = False
+        self._decide()
+
+    def _decide(self) -> None:
+        """The peer that would object may be the one that answers last: while all may still answer, all are heard."""
+        is_patient = self._is_patient and self._silent > 0
+        for owner in self._owners.values():
+            owner.decide(peers=self._peer_count, is_patient=is_patient)
 
     def _on_compare(self, call: Call) -> Answered:
         """What the devices of this process remember of the caller's."""
         rows = [(uuid, peer_uuid, owner.device.peers.marks.get(uuid))
-                for uuid in call.fields[0] for peer_uuid, owner in self._owners.items() if not owner.device.fault]
+                for uuid in call.fields[0] for peer_uuid, owner in self._owners.items()
+                if peer_uuid != uuid and not owner.device.fault]
         return (rows,), b""
 
     async def _gossip(self) -> None:

@@ -219,8 +219,8 @@ class Owner:
         self.device.append_peer_mark(device_id, mark)
         self._kick()
 
-    def compared_with(self, peer_id: str, remembered: PeerMark | None, *, peers: int) -> None:
-        """A peer has said what it remembers of this device; decides whether the device counts."""
+    def compared_with(self, peer_id: str, remembered: PeerMark | None) -> None:
+        """A peer has said what it remembers of this device; `decide` comes next."""
         device = self.device
         if device.standing.amnesia:
             return
@@ -230,12 +230,11 @@ class Owner:
         if reason is not None:
             device.restart_memory(self._clock.now_us(), reason)
             self._kick()
-        self.decide(peers=peers)
 
-    def decide(self, *, peers: int) -> None:
+    def decide(self, *, peers: int, is_patient: bool) -> None:
         """Count, if enough peers have compared; requests that waited for this go on."""
         standing = self.device.standing
-        standing.decide(peers)
+        standing.decide(peers, is_patient=is_patient)
         if (standing.is_counted or standing.amnesia) and not self._compared.done():
             self._compared.set_result(None)
             log.info("device compared", device=self.name, standing=standing.describe())

@@ -71,9 +71,13 @@ class Standing:
         self.compared.add(peer_id)
         return None
 
-    def decide(self, peers: int) -> bool:
-        """Counted once a majority of the group (this device and `peers` others) is known to agree, itself included."""
-        self.peers_needed = (peers + 1) // 2
+    def decide(self, peers: int, *, is_patient: bool) -> bool:
+        """Counted once all `peers` agree, or, when the rest does not answer, a majority of the group, itself included.
+
+        is_patient: everybody may still answer. With a majority alone a device that forgot and one that lags would outvote
+        the third before it is heard.
+        """
+        self.peers_needed = peers if is_patient else (peers + 1) // 2
         if not self.amnesia and len(self.compared) >= self.peers_needed:
             self.is_counted = True
         return self.is_counted
