@@ -141,7 +141,7 @@ class Round:
         self._sent = ports.place.quorum if is_read else len(clients)
         for client in clients[:self._sent]:
             self._send(client)
-        while not self._pending and not is_enough(self.replies) and self._ask_another():
+        while self._is_short and self._ask_another():
             pass
 
     def _send(self, client: ObjectClient) -> None:
@@ -167,8 +167,13 @@ class Round:
         self._send(clients[self._sent - 1])
         return True
 
+    @property
+    def _is_short(self) -> bool:
+        """True when those that were asked and did not fail can make no quorum."""
+        return len(self._pending) + len(self.replies) < self._ports.place.quorum
+
     async def wait(self) -> list[Reply]:
-        """The counted replies once they are enough, or all there will be."""
+        """The counted replies once they are enough, or all there will be; one that hangs holds up no refusal by the others."""
         if self._is_enough(self.replies) or not self._pending:
             return self._end()
         loop = asyncio.get_running_loop()
@@ -178,6 +183,8 @@ class Round:
             future.add_done_callback(self._on_answer)
         if self._sent < len(self._ports.place.clients):
             self._hedge = loop.call_later(self._cluster.usual.hedge_s, self._on_slow)
+        else:
+            self._end_soon()
         try:
             async with asyncio.timeout_at(self._ports.deadline_s):
                 await self._future
@@ -209,9 +216,20 @@ class Round:
             self.errors[device_id] = StorageError(reason=repr(error))
         if self._future is None or self._future.done():
             return
-        if error is not None:
+        if self._is_short:
             self._on_slow()
         if self._is_enough(self.replies) or not self._pending:
+            self._give_up_waiting()
+        else:
+            self._end_soon()
+
+    def _end_soon(self) -> None:
+        """A quorum has answered, but not what was hoped for: the last one has as long as an answer usually takes."""
+        if self._hedge is None and len(self.replies) >= self._ports.place.quorum:
+            self._hedge = asyncio.get_running_loop().call_later(self._cluster.usual.hedge_s, self._give_up_waiting)
+
+    def _give_up_waiting(self) -> None:
+        if self._future is not None and not self._future.done():
             self._future.set_result(None)
 
     def _on_slow(self) -> None:
