@@ -180,6 +180,14 @@ class FaultFs:
         self._need_space(size_bytes - len(inode.data))
         _grow(inode, size_bytes)
 
+    def truncate(self, path: str, size_bytes: int) -> None:
+        self._step("truncate")
+        inode = self._names[path]
+        del inode.data[size_bytes:]
+        if self._random.random() < 0.5:          # durable at once, or with the next sync of the file
+            del inode.durable[size_bytes:]
+        inode.dirty = {page for page in inode.dirty if page * PAGE_BYTES < size_bytes}
+
     def pwritev(self, handle: int, buffers: Sequence[bytes | memoryview], offset: int) -> int:
         self._step("pwritev")
         inode, read_only = self._handles[handle]
@@ -316,6 +324,7 @@ def _make_durable(inode: _Inode) -> None:
     size = len(inode.data)
     if len(inode.durable) < size:
         inode.durable.extend(bytes(size - len(inode.durable)))
+    del inode.durable[size:]
     for page in inode.dirty:
         start, end = page * PAGE_BYTES, min((page + 1) * PAGE_BYTES, size)
         inode.durable[start:end] = inode.data[start:end]

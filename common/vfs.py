@@ -27,6 +27,9 @@ class Vfs(Protocol):
     def allocate(self, handle: int, size_bytes: int) -> None:
         """Reserve blocks; the file then has this size and reads as zeros. Raises ENOSPC."""
 
+    def truncate(self, path: str, size_bytes: int) -> None:
+        """Cut a file; what it reserved beyond goes back."""
+
     def pwritev(self, handle: int, buffers: Sequence[bytes | memoryview], offset: int) -> int: ...
     def pread(self, handle: int, count: int, offset: int) -> bytes: ...
     def pread_cached(self, handle: int, count: int, offset: int) -> bytes | None:
@@ -80,6 +83,9 @@ class RealFs:
 
     def allocate(self, handle: int, size_bytes: int) -> None:
         os.posix_fallocate(handle, 0, size_bytes)
+
+    def truncate(self, path: str, size_bytes: int) -> None:
+        os.truncate(path, size_bytes)
 
     def pwritev(self, handle: int, buffers: Sequence[bytes | memoryview], offset: int) -> int:
         return os.pwritev(handle, buffers, offset)

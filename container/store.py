@@ -82,6 +82,7 @@ class RowStore:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="rows")
         self._loop = asyncio.get_running_loop()
         self._is_applying = False
+        self._is_closing = False
         self._settled: dict[bytes, asyncio.Event] = {}
         self._instances: dict[bytes, tuple[bytes, bool, int]] = {}
         self._checkpointer: asyncio.TimerHandle | None = None
@@ -103,6 +104,7 @@ class RowStore:
 
     async def close(self) -> None:
         """Apply and checkpoint everything."""
+        self._is_closing = True
         if self._checkpointer is not None:
             self._checkpointer.cancel()
         if self._checkpoint_task is not None:
@@ -303,7 +305,7 @@ class RowStore:
     # --- checkpoints ---------------------------------------------------------------------------------------------
 
     def _need_checkpoint(self) -> None:
-        if self._checkpointer is None:
+        if self._checkpointer is None and not self._is_closing:
             self._checkpointer = self._loop.call_later(CHECKPOINT_S, self._start_checkpoint)
 
     def _start_checkpoint(self) -> None:

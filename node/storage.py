@@ -7,6 +7,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import lmdb
@@ -33,10 +34,11 @@ from object.format import RecordType
 from object.identity import Identity
 from object.index import LmdbIndex
 from object.owner import Owner
+from object.returner import Returner
 from object.server import ObjectServer
 from object.sweeper import Sweeper
 from object.updater import Updater
-from object.wire import SPACE_ACCOUNT, SPACE_CONTAINER, Kind, split_key
+from object.wire import SPACE_ACCOUNT, SPACE_CONTAINER, SPACE_OBJECT, Kind, split_key
 from proxy.cluster import Cluster, Peers
 from proxy.store import ObjectStore
 from ring.placement import Ring
@@ -96,6 +98,7 @@ class Storage:
         self._remotes: dict[int, RpcClient] = {}         # by worker
         self._updaters: list[Updater] = []
         self._sweepers: list[Sweeper] = []
+        self._returners: list[Returner] = []
         self.store: ObjectStore
 
     # --- start and stop ------------------------------------------------------------------------------------------
@@ -134,6 +137,9 @@ class Storage:
             sweeper = Sweeper(owner, self.store.names_body, self._clock)
             sweeper.start()
             self._sweepers.append(sweeper)
+            returner = Returner(owner, partial(self._give_back, owner))
+            returner.start()
+            self._returners.append(returner)
 
     async def close(self) -> None:
         """Stop background work, flush everything, give up the devices."""
@@ -141,6 +147,9 @@ class Storage:
             await updater.close()
         for sweeper in self._sweepers:
             await sweeper.close()
+        for returner in self._returners:
+            await returner.close()
+        await self.store.handoffs.close()
         await self._stats.close()
         await self.store.repairer.close()
         await self._peering.close()
@@ -172,6 +181,7 @@ class Storage:
             log.error("device not used", device=slot.name, reason=str(error))
             return
         owner = self._owners[slot.ring_id] = Owner(device, self._clock)
+        owner.is_primary = self._is_primary(slot.ring_id)
         log.info("device open", device=slot.name, epoch=device.epoch, records=device.recovery.records,
                  ms=round((time.perf_counter() - began_s) * 1000), name=owner.name)
 
@@ -191,6 +201,20 @@ class Storage:
                 self._local_rows[slot.ring_id, space] = LocalRowClient(slot.ring_id, slot.uuid, store, owner.device)
                 if space == SPACE_CONTAINER:
                     owner.on_settled.append(store.settled)
+
+    async def _give_back(self, owner: Owner, path: str, policy: int) -> bool:
+        holder = next(ring_id for ring_id, other in self._owners.items() if other is owner)
+        return await self.store.handoffs.give_back(path, policy, holder)
+
+    def _is_primary(self, device_id: int) -> Callable[[bytes], bool]:
+        rings = {SPACE_OBJECT + policy.index: self._plan.rings[f"object-{policy.index}"] for policy in self._plan.policies}
+
+        def is_primary(key: bytes) -> bool:
+            space, partition, _ = split_key(key)
+            ring = rings.get(space)
+            return ring is None or any(device.id == device_id for device in ring.primaries(partition))
+
+        return is_primary
 
     def _peers_of(self, ring: Ring, own: DeviceSlot) -> Callable[[bytes], Iterable[str]]:
         uuids = {slot.ring_id: slot.uuid for slot in self._plan.devices}
@@ -257,6 +281,7 @@ class Storage:
 def _device_facts(device: Device) -> dict[str, object]:
     recovery = device.recovery
     standing = device.standing
+    device.look_at_space()
     state = "retired" if device.fault else "full" if device.is_full else "ok" if standing.is_counted else "not counted"
     return {"state": state, "reason": device.fault or ("" if standing.is_counted else standing.describe()),
             "is_counted": standing.is_counted, "free_bytes": device.free_bytes, "size_bytes": device.size_bytes,

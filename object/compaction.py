@@ -26,9 +26,9 @@ STEP_BYTES, STEP_RECORDS = 1 << 20, 1000
 
 
 def plan_compaction(device: Device) -> int | None:
-    """The sealed segment with the fewest live bytes, if half of it is dead and nothing stands on its records."""
+    """The sealed segment with the fewest live bytes, if half of it is dead and nothing stands on its records. Blocking."""
     directory = f"{device.root}/journal"
-    outstanding = {held.segment for key in device.pending if (held := device.get(key)) is not None}
+    outstanding = {held.segment for key in list(device.pending) if (held := device.peek(key)) is not None}
     best: tuple[int, int] | None = None
     for segment in list_segments(device.fs, directory):
         if segment >= device.journal.segment or segment in outstanding or segment in device.row_segments:

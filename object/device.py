@@ -320,6 +320,11 @@ class Device:
                     held = self._load(key)
         return held
 
+    def peek(self, key: bytes) -> Held | None:
+        """As `get`, from any thread: touches no cache. What it says may be outdated by the time it is read."""
+        held = self.rows.get(key) or self._flushing.get(key)
+        return held if held is not None else self.index.get(key)
+
     def _load(self, key: bytes) -> Held | None:
         """From the index; registers of containers and accounts stay warm, every write of an object looks at them."""
         if key == self._missing:
@@ -626,6 +631,10 @@ class Device:
         fill = 1 - self.free_bytes / self.size_bytes if self.size_bytes else 1.0
         self.is_full = not spare or not reserve or fill > self.limits.fill_max
         return not self.is_full
+
+    def look_at_space(self) -> None:
+        """Refresh `free_bytes`: one statvfs."""
+        self.free_bytes, self.size_bytes = self.fs.free_bytes(self.root)
 
     def close(self) -> None:
         """Flush, and give up the lock."""

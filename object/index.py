@@ -18,7 +18,7 @@ import msgpack
 
 from common.timestamp import Stamp, unpack_stamp
 from object.register import Held
-from object.wire import unpack_version
+from object.wire import make_key, split_key, unpack_version
 
 _ROW = struct.Struct(">BIQII")
 _MARK = b"mark"
@@ -63,6 +63,9 @@ class Index(Protocol):
     def pending(self) -> Iterator[tuple[bytes, Pending]]: ...
     def rows(self, prefix: bytes = b"") -> Iterator[tuple[bytes, Held]]:
         """All rows whose key starts with `prefix`, in key order."""
+
+    def partitions(self) -> list[tuple[int, int]]:
+        """(space, partition) of all rows, ascending; one seek each."""
 
     def clear(self) -> None: ...
     def close(self) -> None: ...
@@ -116,6 +119,9 @@ class MemoryIndex:
 
     def rows(self, prefix: bytes = b"") -> Iterator[tuple[bytes, Held]]:
         return ((key, unpack_row(self._rows[key])) for key in sorted(self._rows) if key.startswith(prefix))
+
+    def partitions(self) -> list[tuple[int, int]]:
+        return sorted({split_key(key)[:2] for key in self._rows})
 
     def clear(self) -> None:
         self.__init__()  # type: ignore[misc]
@@ -181,6 +187,17 @@ class LmdbIndex:
             if len(page) < 1000:
                 return
             start = page[-1][0] + b"\0"
+
+    def partitions(self) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = []
+        with self._env.begin(db=self._rows) as txn:
+            cursor = txn.cursor()
+            is_there = cursor.first()
+            while is_there:
+                space, partition, _ = split_key(cursor.key())
+                found.append((space, partition))
+                is_there = cursor.set_range(make_key(space, partition, b"\xff" * 16) + b"\0")
+        return found
 
     def clear(self) -> None:
         with self._env.begin(write=True) as txn:

@@ -68,7 +68,10 @@ class Journal:
         self.segment = predecessor.segment if predecessor is not None else 0
         self._offset, self._footer_offset, self._written_sequence = predecessor_end, predecessor_footer, last_sequence
         self.has_spare = False
+        old_end = self._offset
         self._start_segment()
+        if predecessor is not None and not predecessor.flags:    # its space was reserved for an epoch that has ended
+            fs.truncate(segment_path(self._dir, predecessor.segment), old_end)
 
     # --- the owner's side ----------------------------------------------------------------------------------------
 

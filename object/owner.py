@@ -78,6 +78,8 @@ class Owner:
         self.has_pending = asyncio.Event()
         self._compared: asyncio.Future[None] = self._loop.create_future()
         self._maintainer: asyncio.Task[None] | None = None
+        self.is_primary: Callable[[bytes], bool] = lambda key: True
+        self.foreign: set[bytes] = set()         # keys held for primaries that were away (object/returner.py)
         self.on_synced: list[Callable[[int], None]] = []         # consumers of the journal
         self.on_settled: list[Callable[[bytes], None]] = []      # a durable register took an accept
 
@@ -127,6 +129,8 @@ class Owner:
     def learn(self, key: bytes, ballot: Stamp, version: Version, *, body: bytes | None) -> Reply | asyncio.Future[Reply]:
         """See `Replica.learn`."""
         self._check_fault()
+        if not self.is_primary(key):
+            self.foreign.add(key)
         reply = self.device.replica.learn(key, ballot=ballot, version=version, body=body)
         if not reply.wait_seq:
             return reply
@@ -341,8 +345,9 @@ class Owner:
                 await self.flush()
                 if self.device.displaced_bodies:
                     await self.in_body_pool(self.device.unlink_displaced)
-                if turn % COMPACT_EVERY == 0 or self.device.is_full:
-                    await self.compact()
+                if (turn % COMPACT_EVERY == 1 or self.device.is_full) and await self.compact():
+                    turn = 0             # there may be more
+                    self._work.set()
             except (OSError, StorageError) as error:
                 log.warning("maintenance failed", device=self.name, error=str(error))
 
@@ -364,18 +369,19 @@ class Owner:
         finally:
             device.end_flush(flush, is_done=is_done)
 
-    async def compact(self) -> None:
-        """Give back one mostly dead segment, about 1 MiB of copies per batch."""
+    async def compact(self) -> bool:
+        """Give back one mostly dead segment, about 1000 records per batch; False when there is none."""
         device = self.device
-        segment = await self._in_journal_pool(lambda: plan_compaction(device)) if len(device.usage) > 1 else None
+        segment = await self._in_journal_pool(lambda: plan_compaction(device)) if device.journal.segment > 1 else None
         if segment is None or device.fault:
-            return
+            return False
         records = await self._in_journal_pool(lambda: load_records(device, segment))
         for moved in move_records(device, segment, records):
             waiting = self.synced(device.journal.next_sequence - 1) if moved else None
             await (waiting if waiting is not None else asyncio.sleep(0))
         await self._in_journal_pool(lambda: drop_segment(device, segment))
         log.info("segment compacted", device=self.name, segment=segment)
+        return True
 
     async def _in_journal_pool(self, job: Callable[[], T]) -> T:
         return await self._loop.run_in_executor(self._journal_pool, job)

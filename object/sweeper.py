@@ -41,7 +41,7 @@ def find_orphans(device: Device, *, before_us: int) -> Iterator[Orphan]:
         for name in device.fs.listdir(f"{root}/{directory}"):
             digest, _, body_id = name.partition(".")
             key = make_key(int(space, 16), int(partition, 16), bytes.fromhex(digest))
-            held = device.get(key)
+            held = device.peek(key)
             is_named = held is not None and held.version.body_id == int(body_id, 16) and held.state == BodyState.FILE
             path = body_path(device.root, key, int(body_id, 16))
             if is_named or device.fs.modified_us(path) >= before_us:

@@ -6,11 +6,13 @@ that are needed. The upload holds at most one chunk per replica. Cut short, too 
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from common.errors import BodyTooLarge, BodyTooShort, ChecksumMismatch, DeviceFull, QuorumNotMet, StorageError
+from common.errors import BodyTooLarge, BodyTooShort, ChecksumMismatch, DeadlineExceeded, DeviceFull, QuorumNotMet, StorageError
 from common.hashing import md5_hex
 from common.log import get_logger
 from object.client import ObjectClient, Stage
@@ -20,6 +22,7 @@ from proxy.model import BodySource
 
 log = get_logger("proxy.bodies")
 HASH_INLINE_MAX = 65_536
+LAG_S = 1.0                              # how long a chunk waits for the last replica once a quorum has it
 
 
 @dataclass(slots=True)
@@ -137,25 +140,47 @@ class _Uploads:
         await self._each([(client, end(stage)) for client, stage in self.stages.items()])
         return replies
 
-    async def _each(self, jobs: Sequence[tuple[ObjectClient, object]]) -> None:
-        """Wait for all; a replica that fails is left out, too few are an error."""
-        results = await asyncio.gather(*(job for _, job in jobs), return_exceptions=True)  # type: ignore[call-overload]
-        failed = 0
-        for (client, _), result in zip(jobs, results, strict=True):
-            if isinstance(result, (StorageError, OSError)):
-                failed += 1
-                error = result if isinstance(result, StorageError) else StorageError(reason=str(result))
-                self._errors[str(client.device_id)] = error
-                stage = self.stages.pop(client, None)
-                if stage is not None:
-                    stage.abort()
-            elif isinstance(result, BaseException):
-                raise result
-        if len(jobs) - failed < self._quorum:
+    async def _each(self, jobs: Sequence[tuple[ObjectClient, Coroutine[Any, Any, None]]]) -> None:
+        """Wait for a quorum, and a little for the others: a replica that fails or hangs is left out, too few are an error."""
+        loop = asyncio.get_running_loop()
+        tasks = {loop.create_task(job): client for client, job in jobs}
+        waiting = set(tasks)
+        good = 0
+        try:
+            while waiting:
+                patience_s = LAG_S if good >= self._quorum else self._left_s()
+                finished, waiting = await asyncio.wait(waiting, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+                if not finished:
+                    break
+                for task in finished:
+                    good += self._judge(tasks[task], task.exception())
+        finally:
+            for task in waiting:
+                task.cancel()
+        for task in waiting:
+            self._leave_out(tasks[task], DeadlineExceeded(what="body chunk"))
+        if good < self._quorum:
             for error in self._errors.values():
                 if isinstance(error, DeviceFull):
                     raise error
             raise QuorumNotMet(needed=self._quorum, what="body", answers={d: e.code for d, e in self._errors.items()})
+
+    def _judge(self, client: ObjectClient, error: BaseException | None) -> bool:
+        """True for a success; raises what is no fault of a replica."""
+        if error is None:
+            return True
+        if not isinstance(error, (StorageError, OSError)):
+            raise error
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            error = DeviceFull(device=client.device_id)
+        self._leave_out(client, error if isinstance(error, StorageError) else StorageError(reason=str(error)))
+        return False
+
+    def _leave_out(self, client: ObjectClient, error: StorageError) -> None:
+        self._errors[str(client.device_id)] = error
+        stage = self.stages.pop(client, None)
+        if stage is not None:
+            stage.abort()
 
     def _left_s(self) -> float:
         return max(self._deadline_s() - asyncio.get_running_loop().time(), 0.001)

@@ -7,19 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from common.clock import Clock
-from common.errors import Corruption, NotCounted, QuorumNotMet, StorageError
+from common.errors import (
+    Corruption,
+    DeadlineExceeded,
+    DeviceFull,
+    DeviceUnavailable,
+    Overloaded,
+    QuorumNotMet,
+    StorageError,
+    TransportLost,
+)
 from common.futures import ignore_all
 from container.client import RowClient
 from object.client import ObjectClient
-from object.wire import SPACE_ACCOUNT, SPACE_CONTAINER, SPACE_OBJECT, Reply, make_key
-from proxy.coordinator import Look, Message, Replies
+from object.wire import SPACE_ACCOUNT, SPACE_CONTAINER, SPACE_OBJECT, Reply, make_key, split_key
+from proxy.coordinator import Accept, Look, Message, Replies
 from ring.placement import Ring, hash_path
 
+AWAY = (DeviceUnavailable, TransportLost, DeadlineExceeded, DeviceFull, Overloaded)
 PLACES_MAX = 10_000                      # accounts and containers whose place is remembered
 HEDGE_S_MIN, HEDGE_S_MAX = 0.005, 1.0
 
@@ -97,6 +107,18 @@ class Cluster:
         clients = self._ordered(tuple(device.id for device in ring.primaries(partition)))
         return Place(make_key(SPACE_OBJECT + policy, partition, name_hash), f"/{account}/{container}/{name}", clients,
                      len(clients) // 2 + 1)
+
+    def client(self, device_id: int) -> ObjectClient:
+        """Of any device of the cluster."""
+        return self._peers.objects[device_id]
+
+    def handoffs(self, place: Place) -> Iterator[ObjectClient]:
+        """Devices that take copies for primaries of an object that are away, in the ring's order."""
+        space, partition, _ = split_key(place.key)
+        ring = self._object_rings.get(space - SPACE_OBJECT)
+        if ring is not None:
+            for device in ring.handoffs(partition):
+                yield self._peers.objects[device.id]
 
     def _named(self, ring: Ring, space: int, rows: Mapping[int, RowClient], account: str,
                container: str | None) -> tuple[Place, RowPlace]:
@@ -190,7 +212,7 @@ class Round:
                 await self._future
         except TimeoutError:
             for device_id in self._pending.values():
-                self.errors.setdefault(device_id, NotCounted(reason="no answer in time"))
+                self.errors.setdefault(device_id, DeadlineExceeded(what="answer of a replica"))
         finally:
             self._future = None
             if self._hedge is not None:
@@ -199,7 +221,13 @@ class Round:
         return self._end()
 
     def _end(self) -> list[Reply]:
-        if self._pending:
+        ports = self._ports
+        if ports.on_missed is not None and isinstance(self._message, Accept):
+            for error in self.errors.values():
+                ports.missed(error)
+            for future in self._pending:
+                future.add_done_callback(ports.late)
+        elif self._pending:
             ignore_all(list(self._pending))
         return self.replies
 
@@ -251,6 +279,18 @@ class RegisterPorts:
         self.write_id = cluster.rng.getrandbits(63) + 1
         self.holders: dict[int, Reply] = {}      # the last reply of each device
         self.errors: dict[int, StorageError] = {}
+        self.on_missed: Callable[[], None] | None = None     # a replica could not take a write that others took
+
+    def missed(self, error: StorageError) -> None:
+        """A replica that is away, not one that refuses."""
+        if self.on_missed is not None and isinstance(error, AWAY):
+            self.on_missed()
+
+    def late(self, future: asyncio.Future[Reply]) -> None:
+        """The answer of a replica that the operation did not wait for."""
+        error = None if future.cancelled() else future.exception()
+        if isinstance(error, StorageError):
+            self.missed(error)
 
     def begin(self, message: Message, is_enough: Callable[[Replies], bool]) -> Round:
         """Send now; wait later."""

@@ -48,7 +48,7 @@ class Repairer:
             bad: list[ObjectClient] = []
             for client in place.clients:
                 try:
-                    reply = await _look(client, place.key)
+                    reply = await look_at(client, place.key)
                 except StorageError as error:
                     if error.code == "corruption":
                         bad.append(client)
@@ -60,7 +60,7 @@ class Repairer:
             for client in bad:
                 for source, reply in good:
                     try:
-                        await _copy(place, version, ballot, source, reply, client)
+                        await copy_object(place, version, ballot, source, reply, client)
                     except StorageError as error:
                         log.warning("repair failed", path=place.path, device=client.device_id, error=str(error))
                         continue
@@ -69,12 +69,14 @@ class Repairer:
                     break
 
 
-async def _look(client: ObjectClient, key: bytes) -> Reply:
+async def look_at(client: ObjectClient, key: bytes) -> Reply:
+    """State and small body of one replica."""
     answer = client.look(key, None, seen_us=0, is_durable=False, read_body=True, timeout_s=TIMEOUT_S)
     return answer if isinstance(answer, Reply) else await answer
 
 
-async def _copy(place: Place, version: Version, ballot: Stamp, source: ObjectClient, reply: Reply, target: ObjectClient) -> None:
+async def copy_object(place: Place, version: Version, ballot: Stamp, source: ObjectClient, reply: Reply,
+                      target: ObjectClient) -> None:
     """Body first, then the record that names it."""
     if reply.state == BodyState.FILE:
         stage = await target.open_stage(timeout_s=TIMEOUT_S)

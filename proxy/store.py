@@ -26,6 +26,7 @@ from proxy.bodies import Received, receive_body
 from proxy.cluster import Cluster, Place, RegisterPorts, Round
 from proxy.containers import Containers, container_info
 from proxy.coordinator import Coordinator, Look, Outcome, Verdict, is_live, tombstone
+from proxy.handoff import Handoffs
 from proxy.model import BodySource, Condition, ContainerInfo, ObjectInfo, Target
 from proxy.repair import Repairer
 from proxy.rows import deliver
@@ -62,6 +63,7 @@ class ObjectStore(Containers):
         super().__init__(cluster, request_timeout_s=request_timeout_s, default_policy=default_policy)
         self._inline_bytes_max = inline_bytes_max
         self.repairer = Repairer(cluster)
+        self.handoffs = Handoffs(cluster, request_timeout_s=request_timeout_s)
 
     # --- look ----------------------------------------------------------------------------------------------------
 
@@ -87,6 +89,7 @@ class ObjectStore(Containers):
                            deadline_s: float) -> tuple[Place, RegisterPorts, Round]:
         place = self.cluster.object(policy, account, container, name)
         ports = RegisterPorts(self.cluster, place, deadline_s=deadline_s)
+        ports.on_missed = lambda: self.handoffs.give(place)
         return place, ports, ports.begin(Look(None), lambda replies: len(replies) >= ports.quorum)
 
     # --- read ----------------------------------------------------------------------------------------------------
