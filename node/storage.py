@@ -45,6 +45,7 @@ from ring.placement import Ring
 
 log = get_logger("node.storage")
 _RECORD_TYPES = {SPACE_CONTAINER: RecordType.CONTAINER_ROW, SPACE_ACCOUNT: RecordType.ACCOUNT_ROW}
+OPEN_DATABASES_MAX = 500                 # per worker; each holds three files open
 _DIRECTORIES = {SPACE_CONTAINER: "containers", SPACE_ACCOUNT: "accounts"}
 
 
@@ -193,9 +194,10 @@ class Storage:
             rows = DeviceRows(owner)
             records = owner.device.take_row_records()
             for space, ring_name in ((SPACE_CONTAINER, "container"), (SPACE_ACCOUNT, "account")):
+                open_max = max(OPEN_DATABASES_MAX // (2 * max(len(self._owners), 1)), 8)
                 store = RowStore(rows, rows, directory=f"{owner.device.root}/{_DIRECTORIES[space]}", space=space,
                                  is_container=space == SPACE_CONTAINER,
-                                 peers_of=self._peers_of(self._plan.rings[ring_name], slot))
+                                 peers_of=self._peers_of(self._plan.rings[ring_name], slot), open_max=open_max)
                 store.replay([(meta, sequence) for kind, meta, sequence in records if kind == _RECORD_TYPES[space]])
                 self._rows[slot.ring_id, space] = store
                 self._local_rows[slot.ring_id, space] = LocalRowClient(slot.ring_id, slot.uuid, store, owner.device)

@@ -455,8 +455,7 @@ class Device:
 
     def commit_inline(self) -> None:
         """Commit what was gathered, blocking: start-up, shutdown, tests."""
-        batch = self.take_batch()
-        if batch is not None:
+        while (batch := self.take_batch()) is not None:
             self.journal.write(batch)
             self.committed(batch)
 

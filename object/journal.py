@@ -7,6 +7,7 @@ the same page, a failed sync is never retried.
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from dataclasses import dataclass, field
 
 from common.errors import DeviceUnavailable
@@ -25,6 +26,7 @@ from object.format import (
 from object.replay import FooterRow, encode_footer, segment_path
 
 SPARE, RESERVE = "spare.tmp", "reserve"
+BATCH_BYTES_MAX = 2 << 20                # a larger gathering is cut into several batches
 _FOOTER_ROW_BYTES = 96
 
 
@@ -63,6 +65,7 @@ class Journal:
         self._handle = -1
         self._rows: list[FooterRow] = []
         self._gathering: Batch | None = None
+        self._full: deque[Batch] = deque()       # a batch fits into a segment and into memory
         self.next_sequence = last_sequence + 1
         self.synced_sequence = last_sequence
         self.segment = predecessor.segment if predecessor is not None else 0
@@ -81,7 +84,9 @@ class Journal:
         sequence = self.next_sequence
         self.next_sequence += 1
         batch = self._gathering
-        if batch is None:
+        if batch is None or batch.length >= BATCH_BYTES_MAX:
+            if batch is not None:
+                self._full.append(batch)
             batch = self._gathering = Batch(sequence)
         head = encode_record(record_type, meta, body, sequence=sequence, flags=flags)
         length = len(head) + len(body)
@@ -95,11 +100,14 @@ class Journal:
 
     @property
     def gathered_bytes(self) -> int:
-        """Size of what waits for the next batch."""
-        return self._gathering.length if self._gathering is not None else 0
+        """Size of what waits to be written."""
+        gathering = self._gathering.length if self._gathering is not None else 0
+        return gathering + sum(batch.length for batch in self._full)
 
     def take_batch(self) -> Batch | None:
-        """What was gathered, for `write`; None when there is nothing."""
+        """What was gathered first, for `write`; None when there is nothing."""
+        if self._full:
+            return self._full.popleft()
         batch, self._gathering = self._gathering, None
         return batch
 

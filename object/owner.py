@@ -1,7 +1,7 @@
 """A device in the event loop of its one owner: group commit, waiting answers, background flush and space.
 
 The writes that arrive while one sync runs form the next batch, so batching needs no timer and a lone write pays no
-wait. Everything that blocks runs in the device's own pools: one thread for journal and index, two for bodies, so that a
+wait. Everything that blocks runs in the device's own pools: one thread for the journal, one for the index, two for bodies, so that a
 sick disk slows only itself. Calls answer with a value when nothing has to be waited for, else with a future.
 
 Budget of an accept: no thread hop of its own; one hop per batch (pwritev and fdatasync together).
@@ -69,6 +69,7 @@ class Owner:
         self.name = device.identity.name
         self._loop = asyncio.get_running_loop()
         self._journal_pool = ThreadPoolExecutor(1, thread_name_prefix=f"{self.name}-journal")
+        self._index_pool = ThreadPoolExecutor(1, thread_name_prefix=f"{self.name}-index")
         self._body_pool = ThreadPoolExecutor(2, thread_name_prefix=f"{self.name}-body")
         self._waiters: Waiters[Reply] = Waiters()
         self._sync_waiters: Waiters[None] = Waiters()
@@ -364,7 +365,7 @@ class Owner:
             waiting = self.synced(flush.sequence)
             if waiting is not None:
                 await waiting
-            await self._in_journal_pool(lambda: device.write_flush(flush))
+            await self._loop.run_in_executor(self._index_pool, device.write_flush, flush)
             is_done = True
         finally:
             device.end_flush(flush, is_done=is_done)
@@ -397,6 +398,7 @@ class Owner:
                 await waiting
             await self.flush()
         self._journal_pool.shutdown(wait=True)
+        self._index_pool.shutdown(wait=True)
         self._body_pool.shutdown(wait=True)
         self.device.close()
 

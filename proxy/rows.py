@@ -20,6 +20,7 @@ from proxy.cluster import RowPlace
 T = TypeVar("T")
 EXCHANGES_MAX = 50                       # rounds of one listing in which replicas still lack rows of each other
 SETTLE_PAUSE_S = 0.02
+STEP_NAMES = 1000
 
 
 async def deliver(place: RowPlace, rows: Sequence[Row], *, deadline_s: float,
@@ -100,7 +101,19 @@ def _confirm(place: RowPlace, rows: Sequence[Row], stored: Sequence[RowClient]) 
 
 
 async def list_rows(place: RowPlace, page: PageRequest, *, instance: int, deadline_s: float) -> PageAnswer:
-    """One page and the figures, agreed on by two replicas. Raises `QuorumNotMet`."""
+    """A page of any length and the figures, agreed on by two replicas. Raises `QuorumNotMet`."""
+    entries: list[Row | str] = []
+    while True:                          # in steps that fit into a frame and do not hold up the loop
+        step = page._replace(limit=min(page.limit - len(entries), STEP_NAMES))
+        answer = await _list_step(place, step, instance=instance, deadline_s=deadline_s)
+        entries.extend(answer.entries)
+        if len(answer.entries) < step.limit or len(entries) >= page.limit:
+            return answer._replace(entries=entries)
+        last = answer.entries[-1]
+        page = page._replace(marker=last if isinstance(last, str) else last.name)
+
+
+async def _list_step(place: RowPlace, page: PageRequest, *, instance: int, deadline_s: float) -> PageAnswer:
     errors: dict[str, str] = {}
     pairs: list[tuple[RowClient, RowClient | None]] = [
         (a, b) for i, a in enumerate(place.clients) for b in place.clients[i + 1:]]
