@@ -1,8 +1,9 @@
 """A device in the event loop of its one owner: group commit, waiting answers, background flush and space.
 
 The writes that arrive while one sync runs form the next batch, so batching needs no timer and a lone write pays no
-wait. Everything that blocks runs in the device's own pools: one thread for the journal, one for the index, two for bodies, so that a
-sick disk slows only itself. Calls answer with a value when nothing has to be waited for, else with a future.
+wait. Everything that blocks runs in the device's own pools, one thread for the journal, one for the index, two for
+bodies, so that a sick disk slows only itself. Calls answer with a value when nothing has to be waited for, else with a
+future.
 
 Budget of an accept: no thread hop of its own; one hop per batch (pwritev and fdatasync together).
 """
