@@ -46,14 +46,31 @@ def sample_text() -> str:
     return make_sample(HoldfastConfig, title=_TITLE)
 
 
+_AFTER = """\
+Without a file everything has a default. Found in this order: --config, $HOLDFAST_CONFIG, ./holdfast.toml,
+/etc/holdfast/holdfast.toml, ~/.config/holdfast/holdfast.toml. A setting can also come from the environment:
+HOLDFAST_NODE_LISTEN is node.listen. A running node reads the file again at SIGHUP.
+
+  holdfast config sample > holdfast.toml     then remove the '#' before what you change
+  holdfast config check                      file and line of every mistake
+  holdfast config show                       each value and where it came from
+  holdfast config hash-key < key             key_hash of a user, so that the file holds no key"""
+
+
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="holdfast config", description="Look at the configuration.")
+    parser = argparse.ArgumentParser(prog="holdfast config", description="Look at the configuration; nothing is changed.",
+                                     epilog=_AFTER, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    show = verbs.add_parser("show", help="print the effective values and where each comes from")
+    show = verbs.add_parser("show", help="print the effective values and where each comes from",
+                            description="Print the effective values, and for each its origin: default, file and line, environment.")
     show.add_argument("--json", action="store_true", help="as JSON")
-    check = verbs.add_parser("check", help="exit 0 if the configuration can be used, else say which line is wrong and exit 1")
+    check = verbs.add_parser("check", help="exit 0 if it can be used, else say which lines are wrong and exit 1",
+                             description="Exit 0 if the configuration can be used, else say which lines are wrong and exit 1.")
     for verb in (show, check):
         verb.add_argument("--config", metavar="FILE", help="instead of the file that would be found")
-    verbs.add_parser("sample", help="print a file with every setting, its default and its meaning")
-    verbs.add_parser("hash-key", help="read a key from the terminal or standard input and print its hash for key_hash")
+    verbs.add_parser("sample", help="print a file with every setting, its default and its meaning",
+                     description="Print a file with every setting, its default and its meaning, all commented out.")
+    verbs.add_parser("hash-key", help="read a key and print its hash for key_hash",
+                     description="Read a key from the terminal (without echo) or one line of standard input; print its hash, to be "
+                                 "written as key_hash of a user.")
     return parser.parse_args(argv)

@@ -28,15 +28,15 @@ class Command:
 
 COMMANDS = (
     Command(group="Run a node", name="up", arguments="[--data DIR] [--listen HOST:PORT] [--devices N] [--detach]",
-            summary="start; on a fresh machine this makes a cluster of one node", module="cli.up", function="up"),
-    Command(group="Run a node", name="down", arguments="[--data DIR]", summary="stop what `up --detach` started",
+            summary="start a node; the first start makes a store of three devices", module="cli.up", function="up"),
+    Command(group="Run a node", name="down", arguments="[--data DIR]", summary="stop it; requests that run may end",
             module="cli.up", function="down"),
-    Command(group="Run a node", name="status", arguments="[--data DIR] [--json]", summary="devices, fill, journals, workers",
-            module="cli.status", function="status"),
+    Command(group="Run a node", name="status", arguments="[--data DIR] [--json]",
+            summary="what is wrong and what to do; workers, devices, fill, journals", module="cli.status", function="status"),
     Command(group="Configure", name="config", arguments="show|check|sample|hash-key",
-            summary="effective values and their origins; check a file; print a sample", module="cli.config_cmd"),
-    Command(group="Configure", name="ring", arguments="FILE VERB ...", summary="build and inspect rings (also: ring-builder)",
-            module="cli.ring_builder"),
+            summary="what is set and where; is a file right; a file that explains all", module="cli.config_cmd"),
+    Command(group="Configure", name="ring", arguments="FILE VERB ...",
+            summary="make and inspect rings by hand; a node makes its own", module="cli.ring_builder"),
     Command(group="Develop", name="test", arguments="[all] [-- PYTEST ARGUMENTS]", summary="lint, types and all tests",
             module="cli.test_cmd"),
     Command(group="Develop", name="version", arguments="", summary="print the version", module="cli.main", function="version"),
@@ -44,13 +44,15 @@ COMMANDS = (
 
 EXAMPLES = """\
 Examples:
-  holdfast up                               a store on 127.0.0.1:8080
-  holdfast up --data /srv/hf --listen :80   elsewhere, reachable from outside
-  holdfast status                           how it is
-  holdfast config sample > holdfast.toml    a file that explains every setting
-  holdfast config check                     is it right? if not, which line?
+  holdfast up                             a store on 127.0.0.1:8080, until Ctrl-C
+  holdfast up --detach --data ~/store     in the background, in that directory
+  holdfast status --data ~/store          how it is
+  holdfast down --data ~/store            stop it; the data stays
+  holdfast config sample > holdfast.toml  a file that explains every setting
+  holdfast config check                   is it right? if not, which line?
 
-`holdfast COMMAND --help` tells more about one command.
+`holdfast COMMAND --help` tells more about one command; in a checkout write
+./holdfast. README.md has a tour of five minutes.
 """
 
 

@@ -20,7 +20,9 @@ from ring.search import DeviceFilter, find_devices, parse_new_device, parse_sear
 EXIT_OK, EXIT_WARNING, EXIT_ERROR = 0, 1, 2
 _BALANCE_WARN = 5.0                      # percent, as in swift-ring-builder
 _HELP = """\
-A ring says which devices hold which partition. A builder file is where it is made; NAME.ring.gz is what nodes read.
+A ring says which devices hold which partition. A node of `holdfast up` makes its own; this is for rings made by hand, and for
+looking into those of others. A builder file is where a ring is made; NAME.ring.gz, beside it, is the result.
+Also callable as `holdfast ring FILE ...`.
 
   ring-builder object.builder create 14 3 1                    2^14 partitions, 3 replicas, 1 hour between moves
   ring-builder object.builder add r1z1-10.0.0.1:6200/sda 100 r1z2-10.0.0.2:6200/sda 100 r1z3-10.0.0.3:6200/sda 100

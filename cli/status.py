@@ -16,15 +16,25 @@ from node.files import find_running
 
 HEALTHY, DEGRADED, DOWN = 0, 1, 2
 _TIMEOUT_S = 15.0
+_ABOUT = """\
+How a running node is: first what is wrong or worth knowing and what to do about it, then its workers and devices."""
+_AFTER = """\
+Marks: !! error, a human acts; ! degraded, still serving; - worth knowing.
+Device states: ok; full (writes are refused, deletes go on); not counted (takes writes, but reads do not rely on it: it has
+just started, or came back empty or older); unusable (could not be opened); retired (its disk failed); unknown (its worker
+does not answer).
+JOURNAL: bytes still needed, and the segment now written. PENDING: listing entries that are still to be delivered.
+
+Exit code: 0 healthy, 1 something needs attention, 2 no node answers."""
 
 
 def status(argv: list[str]) -> int:
     """Print it. Returns 0 if all is well, 1 if something needs attention, 2 if no node answers. Raises `ConfigError`."""
-    parser = argparse.ArgumentParser(
-        prog="holdfast status", description="How the node is. Exit code: 0 healthy, 1 degraded, 2 down.")
-    parser.add_argument("--data", metavar="DIR", help="state directory of the node")
-    parser.add_argument("--config", metavar="FILE", help="configuration, instead of the file that would be found")
-    parser.add_argument("--json", action="store_true", help="everything, for programs")
+    parser = argparse.ArgumentParser(prog="holdfast status", description=_ABOUT, epilog=_AFTER,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", metavar="DIR", help="state directory of the node (its default: `holdfast up --help`)")
+    parser.add_argument("--config", metavar="FILE", help="configuration file, instead of the one that would be found")
+    parser.add_argument("--json", action="store_true", help="everything that is known, for programs")
     options = parser.parse_args(argv)
     root = load_config(options.config, os.environ, overrides={"node.data": options.data}).value.state_dir()
     try:
@@ -85,7 +95,7 @@ def _worker_row(worker: Mapping[str, Any]) -> list[str]:
 
 def _device_row(device: Mapping[str, Any]) -> list[str]:
     fill, segments = device.get("fill"), device.get("segments")
-    journal = "-" if segments is None else f"{format_bytes(device['live_bytes'])} to segment {segments}"
+    journal = "-" if segments is None else f"{format_bytes(device['live_bytes'])}, segment {segments}"
     return [device["name"], str(device["worker"]), device["state"], "-" if fill is None else f"{fill:.1%}",
             format_bytes(device.get("free_bytes")), journal, str(device.get("pending_updates", "-")), device["path"]]
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cli.demo import CURL_FILE, ENV_FILE, save_demo_files
 from cli.main import describe_error
 from common.clock import SystemClock
 from common.config import Loaded
@@ -19,6 +21,20 @@ from node.config import HoldfastConfig, load_config
 from node.files import find_running
 from node.state import LOG_FILE
 
+_ABOUT_UP = """\
+Start a node and print how to use it. It runs until Ctrl-C; with --detach in the background, until `holdfast down`.
+
+The first start makes a store: a state directory with keys, a user demo:demo (unless the configuration has users), three
+devices and a ring over them. Every later start with the same directory takes up what is there."""
+_AFTER_UP = """\
+Examples:
+  holdfast up                                   a store in the default state directory, on 127.0.0.1:8080
+  holdfast up --detach --data /srv/store        in the background; the log is /srv/store/holdfast.log
+  holdfast up --data /tmp/try --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0     beside another one, on free ports
+
+The state directory is --data, else node.data of the configuration, else /var/lib/holdfast (root) or ~/.local/share/holdfast.
+For a disk of its own per device mount it at DIR/devices/d1, d2 ... before the first start.
+SIGTERM or Ctrl-C: requests that run may end. SIGHUP: users, limits, TLS files and log settings are read again."""
 _LOG_BYTES_MAX = 16 << 20                    # a log of an earlier run that is larger is set aside
 _POLL_S = 0.05
 _TAKING_LONG_S = 2.0
@@ -37,7 +53,7 @@ def up(argv: list[str]) -> int:
     device_count = loaded.value.node.devices if loaded.origins.get("node.devices", "default") != "default" else None
     if options.detach:
         return _run_detached(load, device_count, loaded.value.state_dir())
-    return _run(load, device_count, say=_say, on_ready=lambda endpoint: print(ready_message(endpoint, loaded), end="", flush=True))
+    return _run(load, device_count, say=_say, on_ready=_say_ready)
 
 
 def down(argv: list[str]) -> int:
@@ -63,8 +79,8 @@ def down(argv: list[str]) -> int:
 
 def add_where(parser: argparse.ArgumentParser) -> None:
     """The arguments that say which node a command is about."""
-    parser.add_argument("--data", metavar="DIR", help="state directory of the node")
-    parser.add_argument("--config", metavar="FILE", help="configuration, instead of the file that would be found")
+    parser.add_argument("--data", metavar="DIR", help="state directory of the node (its default: `holdfast up --help`)")
+    parser.add_argument("--config", metavar="FILE", help="configuration file, instead of the one that would be found")
 
 
 def find_root(options: argparse.Namespace) -> Path:
@@ -73,18 +89,18 @@ def find_root(options: argparse.Namespace) -> Path:
 
 
 def ready_message(endpoint: Mapping[str, Any], loaded: Loaded[HoldfastConfig]) -> str:
-    """Three lines to copy, and what else to know."""
+    """Three lines to copy, and what else to know. No key is in them: command lines and screens are read by others."""
     urls, root = endpoint["urls"], loaded.value.state_dir()
-    where = f" --data {root}" if loaded.origins.get("node.data", "default") != "default" else ""
+    where = f" --data {shlex.quote(str(root))}" if loaded.origins.get("node.data", "default") != "default" else ""
     out = [f"\nready: {urls['swift']}   (`holdfast status{where}` tells more)\n"]
-    demo = endpoint.get("demo")
-    user, key = (demo["user"], demo["key"]) if demo else ("ACCOUNT:USER", "KEY")
-    ca = f"--cacert {endpoint['tls_cert']} " if "tls_cert" in endpoint else ""
-    trust = f"OS_CACERT={endpoint['tls_cert']} " if "tls_cert" in endpoint else ""
-    storage = demo["storage_url"] if demo else f"{urls['swift']}/AUTH_ACCOUNT"
-    out.append(f"  curl:   T=$(curl -sSi {ca}-H 'X-Auth-User: {user}' -H 'X-Auth-Key: {key}' {urls['auth']} | "
-               f"tr -d '\\r' | sed -n 's/^X-Auth-Token: //Ip'); curl -i {ca}-H \"X-Auth-Token: $T\" {storage}\n")
-    out.append(f"  swift:  {trust}swift -A {urls['auth']} -U {user} -K {key} stat\n")
+    if demo := endpoint.get("demo"):
+        out.append(f"  curl:   curl -K {shlex.quote(str(root / CURL_FILE))} | curl -K - -i {demo['storage_url']}\n")
+        out.append(f"  swift:  . {shlex.quote(str(root / ENV_FILE))}; swift stat\n")
+    else:
+        trust = f"--cacert {shlex.quote(endpoint['tls_cert'])} " if "tls_cert" in endpoint else ""
+        out.append(f"  curl:   curl -i {trust}{urls['auth'].removesuffix('/auth/v1.0')}/info\n")
+        out.append(f"  swift:  ST_AUTH={urls['auth']} ST_USER=ACCOUNT:USER ST_KEY=... swift stat, "
+                   "for a user of the configuration\n")
     out.append(f"  keys:   {root}/secrets   docs: README.md, `holdfast --help`, `holdfast config sample`\n\n")
     if loaded.value.is_login_refused:
         out.append(f"holdfast: {loaded.value.node.listen} can be reached from outside and does not speak TLS, so logins are "
@@ -93,21 +109,36 @@ def ready_message(endpoint: Mapping[str, Any], loaded: Loaded[HoldfastConfig]) -
 
 
 def _parse_up(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="holdfast up", description="Start a node. The first start makes a cluster of one node.")
+    parser = argparse.ArgumentParser(prog="holdfast up", description=_ABOUT_UP, epilog=_AFTER_UP,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     add_where(parser)
-    parser.add_argument("--listen", metavar="HOST:PORT", help="object APIs (127.0.0.1:8080); :8080 all interfaces, port 0 any port")
-    parser.add_argument("--admin-listen", metavar="HOST:PORT", help="admin API, metrics, health (127.0.0.1:9180)")
-    parser.add_argument("--devices", type=int, metavar="N", help="devices to make at the first start (3)")
+    parser.add_argument("--listen", metavar="HOST:PORT",
+                        help="where clients connect (127.0.0.1:8080); :8080 is every interface, port 0 any free port")
+    parser.add_argument("--admin-listen", metavar="HOST:PORT", help="status, metrics, health (127.0.0.1:9180)")
+    parser.add_argument("--devices", type=int, metavar="N", help="devices to make at the first start (3); fixed after it")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that serve (one per core)")
     parser.add_argument("--detach", action="store_true", help="return when the node serves, and leave it running")
     return parser.parse_args(argv)
 
 
 def _run(load: Callable[[], Loaded[HoldfastConfig]], device_count: int | None, *, say: Callable[[str], None],
-         on_ready: Callable[[Mapping[str, Any]], None]) -> int:
+         on_ready: Callable[[str], None]) -> int:
+    """on_ready: takes the ready message."""
     from node.main import Launch, run_node
 
-    return run_node(Launch(load=load, device_count=device_count, say=say, on_ready=on_ready))
+    def ready(endpoint: Mapping[str, Any]) -> None:
+        loaded = load()
+        save_demo_files(loaded.value.state_dir(), endpoint)
+        on_ready(ready_message(endpoint, loaded))
+
+    return run_node(Launch(load=load, device_count=device_count, say=say, on_ready=ready))
+
+
+def _say_ready(text: str) -> None:
+    try:
+        print(text, end="", flush=True)
+    except OSError:
+        pass                                 # the terminal is closed; the node goes on
 
 
 def _say(line: str) -> None:
@@ -163,8 +194,8 @@ def _live_detached(load: Callable[[], Loaded[HoldfastConfig]], device_count: int
     def say(line: str) -> None:
         report("say", line)
 
-    def on_ready(endpoint: Mapping[str, Any]) -> None:
-        report("ready", ready_message(endpoint, load()))
+    def on_ready(text: str) -> None:
+        report("ready", text)
         pipe.close()
 
     code = 1

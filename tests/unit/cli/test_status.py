@@ -25,7 +25,7 @@ def test_everything_an_operator_asks_for_is_in_it():
     assert lines[2:4] == ["!! device d2 is full", "   delete objects"]
     rows = {line.split()[0]: line.split() for line in lines[4:] if line}
     assert rows["0"] == ["0", "17", "1m", "1s", "2", "3", "900"] and rows["1"] == ["1", "-", "down", "9", "-", "-"]
-    assert " ".join(rows["d1"]) == "d1 0 ok 42.1% 3.0 GiB 2.0 KiB to segment 4 5 /s/devices/d1"
+    assert " ".join(rows["d1"]) == "d1 0 ok 42.1% 3.0 GiB 2.0 KiB, segment 4 5 /s/devices/d1"
     assert " ".join(rows["d2"]) == "d2 1 unknown - - - - /s/devices/d2"
 
 

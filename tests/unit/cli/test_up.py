@@ -18,20 +18,24 @@ def message(endpoint, **overrides):
 def test_the_ready_message_has_three_lines_to_copy():
     lines = [line.strip() for line in message(ENDPOINT, **{"node.data": "/s"}).splitlines()]
     (curl,), (swift,), (keys,) = ([line for line in lines if line.startswith(word)] for word in ("curl:", "swift:", "keys:"))
-    assert "X-Auth-User: demo:demo" in curl and "k3y" in curl and curl.endswith('"X-Auth-Token: $T" http://h:1/v1/AUTH_demo')
-    assert swift.endswith("swift -A http://h:1/auth/v1.0 -U demo:demo -K k3y stat")
+    assert curl.endswith("curl -K /s/demo.curl | curl -K - -i http://h:1/v1/AUTH_demo")
+    assert swift.endswith(". /s/demo.env; swift stat")
     assert "/s/secrets" in keys and "README.md" in keys
     assert any("holdfast status --data /s" in line for line in lines)
 
 
-def test_with_tls_the_lines_trust_the_certificate():
-    text = message({**ENDPOINT, "tls_cert": "/c.pem"})
-    assert text.count("--cacert /c.pem") == 2 and "OS_CACERT=/c.pem swift" in text
+def test_the_ready_message_shows_no_key():
+    assert "k3y" not in message(ENDPOINT) + message({**ENDPOINT, "tls_cert": "/c.pem"})
 
 
-def test_without_a_demo_user_no_key_is_shown():
-    text = message({"urls": ENDPOINT["urls"]})
-    assert "ACCOUNT:USER" in text and "k3y" not in text
+def test_a_directory_with_blanks_can_be_copied_from_the_message():
+    text = message(ENDPOINT, **{"node.data": "/a b"})
+    assert "curl -K '/a b/demo.curl'" in text and ". '/a b/demo.env';" in text and "--data '/a b'" in text
+
+
+def test_without_a_demo_user_the_lines_name_the_configuration():
+    text = message({"urls": ENDPOINT["urls"], "tls_cert": "/c.pem"})
+    assert "ACCOUNT:USER" in text and "demo" not in text and "curl -i --cacert /c.pem http://h:1/info" in text
 
 
 @pytest.mark.parametrize(("listen", "is_said"), [("127.0.0.1:1", False), ("10.0.0.1:1", True), (":1", True)])
