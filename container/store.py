@@ -123,7 +123,11 @@ class RowStore:
         if self._is_container:
             if self._registers.outstanding_promise(key):
                 return self._loop.create_task(self._put_later(key, path, rows, held_by))
-            self._check_instance(key, rows)
+            dead = self._dead(key, rows)
+            if dead and held_by is None:
+                raise DeadInstance(instance=dead[0].instance)
+            if dead:                     # a listing's leftovers of a container that was deleted: they mean nothing
+                rows = [row for row in rows if row not in dead]
         meta = pack((key, path, held_by or "", [pack_row(row) for row in rows]))
         sequence = self._journal.append_row(self._space, meta)
         waiting = self._journal.synced(sequence)
@@ -168,10 +172,11 @@ class RowStore:
         except TimeoutError:
             raise PromiseOutstanding(what="container") from None
 
-    def _check_instance(self, key: bytes, rows: Sequence[Row]) -> None:
+    def _dead(self, key: bytes, rows: Sequence[Row]) -> list[Row]:
+        """Those whose container is gone, as far as this replica knows."""
         found = self._registers.container_state(key)
         if found is None:
-            return                       # this replica lags: it has not heard of the container yet
+            return []                    # this replica lags: it has not heard of the container yet
         is_live, packed = found
         cached = self._instances.get(key)
         if cached is None or cached[0] != packed:
@@ -179,16 +184,20 @@ class RowStore:
                 self._instances.clear()
             cached = self._instances[key] = (packed, is_live, unpack_container_state(packed).instance)
         instance = cached[2]
-        for row in rows:
-            if row.instance < instance or (row.instance == instance and not is_live):
-                raise DeadInstance(instance=row.instance)
+        return [row for row in rows if row.instance < instance or (row.instance == instance and not is_live)]
 
-    async def has_live_rows(self, key: bytes, *, instance: int, ballot: Stamp) -> bool:
+    async def live_rows(self, key: bytes, *, instance: int, ballot: Stamp, after: str, limit: int) -> list[Row]:
         """For the deletion of a container; only while this replica's promise stands at `ballot` or above."""
         promised = self._registers.promised(key)
         if promised is None or promised < ballot:
             raise NotCounted(reason="no promise stands behind this answer")
-        return await self._run(lambda: self._with_broker(key, lambda broker: broker.has_live_row(instance), False))
+        return await self._run(lambda: self._with_broker(
+            key, lambda broker: broker.live_rows(instance, after=after, limit=limit), []))
+
+    async def rows_of(self, key: bytes, names: Sequence[str]) -> list[Row]:
+        """All rows of these names, tombstones too."""
+        return await self._run(lambda: self._with_broker(
+            key, lambda broker: [row for name in names for row in broker.versions(name)], []))
 
     def confirm(self, key: bytes, peer: str, rows: Sequence[tuple[str, bytes]]) -> None:
         """Hint: `peer` holds these."""

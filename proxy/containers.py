@@ -6,8 +6,17 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
-from common.errors import Conflict, DeadlineExceeded, NotFound, OutcomeUnknown, QuorumNotMet, StorageError
+from common.errors import (
+    Conflict,
+    DeadInstance,
+    DeadlineExceeded,
+    NotFound,
+    OutcomeUnknown,
+    QuorumNotMet,
+    StorageError,
+)
 from common.timestamp import ZERO, Stamp
+from container.client import RowClient
 from container.wire import (
     AccountState,
     ContainerState,
@@ -26,6 +35,7 @@ from proxy.rows import deliver, list_rows
 FRESH_S = 1.0                            # how old container metadata may be that a read relies on
 ACCOUNT_LOOK_S = 1.0
 CACHE_MAX = 20_000
+LIVE_ROWS = 100                          # looked at in one step of a deletion
 T = TypeVar("T")
 
 
@@ -89,6 +99,17 @@ class Containers:
     async def settle(self, place: Place, deadline_s: float) -> None:
         """End whatever change of this register is under way, by one that keeps its state."""
         await Coordinator(self.ports(place, deadline_s)).change(lambda version, ballot: None)
+
+    async def settle_for(self, place: Place, instance: int, deadline_s: float) -> None:
+        """The same, for rows of this instance of a container. Raises `DeadInstance` if it is gone, `QuorumNotMet`."""
+        try:
+            outcome = await Coordinator(self.ports(place, deadline_s)).change(lambda version, ballot: None)
+        except OutcomeUnknown as error:
+            raise QuorumNotMet(what="container", reason=error.code) from error
+        version = outcome.version
+        held = unpack_container_state(version.descriptor).instance if version.descriptor else 0
+        if held > instance or not is_live(version):
+            raise DeadInstance(instance=instance)
 
     async def _change(self, place: Place, deadline_s: float,
                       decide: Callable[[Version, Stamp], Version | Awaitable[Version | None] | None]) -> Outcome:
@@ -208,7 +229,8 @@ class Containers:
         info = container_info(account, name, version)
         if not fresh:
             return info
-        answer = await list_rows(rows, PageRequest(0), instance=info.instance, deadline_s=deadline_s)
+        answer = await list_rows(rows, PageRequest(0), instance=info.instance, deadline_s=deadline_s,
+                                 settle=lambda: self.settle(place, deadline_s))
         return container_info(account, name, version, answer)
 
     async def put_container(self, account: str, name: str, change: MetaChange, *, policy: int | None) -> bool:
@@ -283,16 +305,27 @@ class Containers:
         await self._deliver_account_row(account_place, account_rows, row, deadline_s)
 
     async def _has_rows(self, rows: RowPlace, instance: int, ballot: Stamp, deadline_s: float) -> bool:
-        """A live row anywhere in a quorum whose promise stands: rows that come later wait behind it."""
-        left_s = max(deadline_s - asyncio.get_running_loop().time(), 0.001)
-        answers = await asyncio.gather(*(client.has_live_rows(rows.key, instance=instance, ballot=ballot, timeout_s=left_s)
-                                         for client in rows.clients), return_exceptions=True)
-        counted = [answer for answer in answers if isinstance(answer, bool)]
-        if any(counted):
-            return True
-        if len(counted) < rows.quorum:
-            raise QuorumNotMet(needed=rows.quorum, what="rows", answers={})
-        return False
+        """Whether anything is listed, by a quorum whose promise stands: rows that come later wait behind it.
+
+        A live row of one replica counts unless another one knows that its name is gone: one that lags is no obstacle.
+        """
+        after = ""
+        while True:
+            found = await _quorum_of(rows, deadline_s, lambda client, left_s, a=after: client.live_rows(  # type: ignore[misc]
+                rows.key, instance=instance, ballot=ballot, after=a, limit=LIVE_ROWS, timeout_s=left_s))
+            names = sorted({row.name for page in found for row in page})[:LIVE_ROWS]
+            if not names:
+                return False
+            newest: dict[tuple[str, str], Row] = {}
+            for page in await _quorum_of(rows, deadline_s, lambda client, left_s, n=names: client.rows_of(  # type: ignore[misc]
+                    rows.key, n, timeout_s=left_s)):
+                for row in page:
+                    known = newest.get((row.name, row.version))
+                    if known is None or known.stamp < row.stamp:
+                        newest[row.name, row.version] = row
+            if any(row.is_live and row.instance >= instance for row in newest.values()):
+                return True
+            after = names[-1]
 
     async def _deliver_account_row(self, place: Place, rows: RowPlace, row: Row, deadline_s: float) -> None:
         await deliver(rows, [row], deadline_s=deadline_s, settle=None)
@@ -303,7 +336,8 @@ class Containers:
         place, rows = self.cluster.container(account, name)
         version = await self.state(place, deadline_s, fresh=True)        # of another worker's PUT, POST or DELETE too
         info = container_info(account, name, version)
-        answer = await list_rows(rows, page_request(page), instance=info.instance, deadline_s=deadline_s)
+        answer = await list_rows(rows, page_request(page), instance=info.instance, deadline_s=deadline_s,
+                                 settle=lambda: self.settle(place, deadline_s))
         entries = [Subdir(entry) if isinstance(entry, str) else
                    ObjectEntry(entry.name, entry.size_bytes, entry.etag, entry.content_type, entry.created_us)
                    for entry in answer.entries]
@@ -322,6 +356,22 @@ class Containers:
         if version is None or not is_live(version):
             return self._default_policy
         return unpack_container_state(version.descriptor).policy
+
+
+async def _quorum_of(rows: RowPlace, deadline_s: float,
+                     ask: Callable[[RowClient, float], Awaitable[list[Row]]]) -> list[list[Row]]:
+    """The answers of all replicas that count. Raises `QuorumNotMet`."""
+    left_s = max(deadline_s - asyncio.get_running_loop().time(), 0.001)
+    answers = await asyncio.gather(*(ask(client, left_s) for client in rows.clients), return_exceptions=True)
+    found = [answer for answer in answers if isinstance(answer, list)]
+    for answer in answers:
+        if isinstance(answer, BaseException) and not isinstance(answer, StorageError):
+            raise answer
+    if len(found) < rows.quorum:
+        errors = {str(client.device_id): answer.code for client, answer in zip(rows.clients, answers, strict=True)
+                  if isinstance(answer, StorageError)}
+        raise QuorumNotMet(needed=rows.quorum, what="rows", answers=errors)
+    return found
 
 
 def page_request(page: Page) -> PageRequest:

@@ -20,38 +20,42 @@ from proxy.cluster import RowPlace
 T = TypeVar("T")
 EXCHANGES_MAX = 50                       # rounds of one listing in which replicas still lack rows of each other
 SETTLE_PAUSE_S = 0.02
+LAG_S = 0.3                              # how long a listing waits before it asks another pair of replicas
 STEP_NAMES = 1000
 
 
 async def deliver(place: RowPlace, rows: Sequence[Row], *, deadline_s: float,
                   settle: Callable[[], Awaitable[None]] | None) -> None:
-    """Rows to a quorum of the replicas, durably. settle: ends a change of the container that holds the rows up.
+    """Rows to a quorum of the replicas, durably.
 
+    settle: ends a change of the container that holds the rows up, and raises `DeadInstance` if they have no container then.
+    One replica's word for that is not enough: it may have taken a deletion that never came about.
     Raises `DeadInstance`, `QuorumNotMet`.
     """
     loop = asyncio.get_running_loop()
+    is_checked = False
     while True:
-        delivery = _Delivery(place, rows, deadline_s)
+        delivery = _Delivery(place, rows, deadline_s, is_death_news=not is_checked)
         await delivery.wait()
         if len(delivery.stored) >= place.quorum:
             _confirm(place, rows, delivery.stored)
             return
-        for error in delivery.errors.values():
-            if isinstance(error, DeadInstance):
-                raise error
-        is_held_up = any(isinstance(error, PromiseOutstanding) for error in delivery.errors.values())
+        is_held_up = any(isinstance(error, (PromiseOutstanding, DeadInstance)) for error in delivery.errors.values())
         if not is_held_up or settle is None or loop.time() + SETTLE_PAUSE_S >= deadline_s:
             raise QuorumNotMet(needed=place.quorum, what="listing",
                                answers={str(c.device_id): e.code for c, e in delivery.errors.items()})
+        if is_checked:
+            await asyncio.sleep(SETTLE_PAUSE_S)
         await settle()
+        is_checked = True
 
 
 class _Delivery:
-    """The answers of all replicas to one set of rows; enough when a quorum has stored them or one says they are dead."""
+    """The answers of all replicas to one set of rows; enough when a quorum has stored them or one says that they are dead."""
 
-    def __init__(self, place: RowPlace, rows: Sequence[Row], deadline_s: float) -> None:
+    def __init__(self, place: RowPlace, rows: Sequence[Row], deadline_s: float, *, is_death_news: bool) -> None:
         loop = asyncio.get_running_loop()
-        self._place, self._rows, self._deadline_s = place, rows, deadline_s
+        self._place, self._rows, self._deadline_s, self._is_death_news = place, rows, deadline_s, is_death_news
         self.errors: dict[RowClient, StorageError] = {}
         self.stored: list[RowClient] = []
         self._enough: asyncio.Future[None] = loop.create_future()
@@ -80,8 +84,8 @@ class _Delivery:
             if self._enough.done():      # the third one: the others may know
                 _confirm(self._place, self._rows, self.stored)
         answered = len(self.stored) + len(self.errors)
-        if not self._enough.done() and (len(self.stored) >= self._place.quorum or isinstance(error, DeadInstance)
-                                        or answered == len(self._place.clients)):
+        if not self._enough.done() and (len(self.stored) >= self._place.quorum or answered == len(self._place.clients)
+                                        or (self._is_death_news and isinstance(error, DeadInstance))):
             self._enough.set_result(None)
 
     async def wait(self) -> None:
@@ -100,37 +104,42 @@ def _confirm(place: RowPlace, rows: Sequence[Row], stored: Sequence[RowClient]) 
                 client.confirm(place.key, other.peer_id, names)
 
 
-async def list_rows(place: RowPlace, page: PageRequest, *, instance: int, deadline_s: float) -> PageAnswer:
-    """A page of any length and the figures, agreed on by two replicas. Raises `QuorumNotMet`."""
-    entries: list[Row | str] = []
-    while True:                          # in steps that fit into a frame and do not hold up the loop
-        step = page._replace(limit=min(page.limit - len(entries), STEP_NAMES))
-        answer = await _list_step(place, step, instance=instance, deadline_s=deadline_s)
-        entries.extend(answer.entries)
-        if len(answer.entries) < step.limit or len(entries) >= page.limit:
-            return answer._replace(entries=entries)
-        last = answer.entries[-1]
-        page = page._replace(marker=last if isinstance(last, str) else last.name)
+async def list_rows(place: RowPlace, page: PageRequest, *, instance: int, deadline_s: float,
+                    settle: Callable[[], Awaitable[None]] | None = None) -> PageAnswer:
+    """One page and the figures, agreed on by two replicas; another pair is asked when one fails or is slow.
 
-
-async def _list_step(place: RowPlace, page: PageRequest, *, instance: int, deadline_s: float) -> PageAnswer:
+    settle: ends a change of the container that holds up what the replicas lack of each other. Raises `QuorumNotMet`.
+    """
+    if len(place.clients) == 1:
+        return await place.clients[0].page(place.key, page, instance=instance, peer=None, timeout_s=_left(deadline_s))
     errors: dict[str, str] = {}
-    pairs: list[tuple[RowClient, RowClient | None]] = [
-        (a, b) for i, a in enumerate(place.clients) for b in place.clients[i + 1:]]
-    for first, second in pairs or [(place.clients[0], None)]:
-        if str(first.device_id) in errors or (second is not None and str(second.device_id) in errors):
-            continue
-        try:
-            if second is None:
-                return await first.page(place.key, page, instance=instance, peer=None, timeout_s=_left(deadline_s))
-            return await _agreed_page(place, page, first, second, instance, deadline_s, errors)
-        except StorageError as error:
-            errors.setdefault(str(first.device_id) if second is None else "pair", error.code)
+    pairs = [(a, b) for i, a in enumerate(place.clients) for b in place.clients[i + 1:]]
+    listings: set[asyncio.Task[PageAnswer]] = set()
+    try:
+        while pairs or listings:
+            if pairs:
+                first, second = pairs.pop(0)
+                if str(first.device_id) in errors or str(second.device_id) in errors:
+                    continue
+                listings.add(asyncio.create_task(_agreed_page(place, page, first, second, instance, deadline_s, errors, settle)))
+            patience_s = min(LAG_S, _left(deadline_s)) if pairs else _left(deadline_s) + LAG_S
+            finished, listings = await asyncio.wait(listings, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            for task in finished:
+                error = task.exception()
+                if error is None:
+                    return task.result()
+                if not isinstance(error, StorageError):
+                    raise error
+                errors.setdefault("pair", error.code)
+    finally:
+        for task in listings:
+            task.cancel()
     raise QuorumNotMet(needed=place.quorum, what="listing", answers=errors)
 
 
 async def _agreed_page(place: RowPlace, page: PageRequest, first: RowClient, second: RowClient, instance: int,
-                       deadline_s: float, errors: dict[str, str]) -> PageAnswer:
+                       deadline_s: float, errors: dict[str, str],
+                       settle: Callable[[], Awaitable[None]] | None) -> PageAnswer:
     """The second is asked before the first: what it then knows the first to hold is in the page.
 
     The other way round, or at once, a row could reach the first behind its page and be confirmed ahead of the question.
@@ -139,12 +148,12 @@ async def _agreed_page(place: RowPlace, page: PageRequest, first: RowClient, sec
     for _ in range(EXCHANGES_MAX):
         lacking = await _noting(errors, second, second.unconfirmed(place.key, page, peer=first.peer_id, limit=limit,
                                                                    timeout_s=_left(deadline_s)))
-        await _give(place, lacking, second, first, deadline_s)
+        await _give(place, lacking, second, first, deadline_s, settle)
         if len(lacking) >= limit:
             continue                     # there may be more
         answer = await _noting(errors, first, first.page(place.key, page, instance=instance, peer=second.peer_id,
                                                          timeout_s=_left(deadline_s)))
-        await _give(place, answer.unconfirmed, first, second, deadline_s)
+        await _give(place, answer.unconfirmed, first, second, deadline_s, settle)
         if len(answer.unconfirmed) < limit:
             return answer                # the second has stored all that this page shows
     raise QuorumNotMet(needed=place.quorum, what="listing", reason="the replicas lack too many rows of each other")
@@ -159,11 +168,19 @@ async def _noting(errors: dict[str, str], client: RowClient, call: Awaitable[T])
         raise
 
 
-async def _give(place: RowPlace, rows: list[Row], giver: RowClient, taker: RowClient, deadline_s: float) -> None:
+async def _give(place: RowPlace, rows: list[Row], giver: RowClient, taker: RowClient, deadline_s: float,
+                settle: Callable[[], Awaitable[None]] | None) -> None:
     """Store in `taker` what `giver` holds; afterwards the giver knows it."""
-    if rows:
+    if not rows:
+        return
+    try:
         await taker.put_rows(place.key, place.path, rows, held_by=giver.peer_id, timeout_s=_left(deadline_s))
-        giver.confirm(place.key, taker.peer_id, [(row.name, row.stamp.pack()) for row in rows])
+    except PromiseOutstanding:
+        if settle is None:
+            raise
+        await settle()                   # whoever asked for the promise has died
+        await taker.put_rows(place.key, place.path, rows, held_by=giver.peer_id, timeout_s=_left(deadline_s))
+    giver.confirm(place.key, taker.peer_id, [(row.name, row.stamp.pack()) for row in rows])
 
 
 def _left(deadline_s: float) -> float:

@@ -169,6 +169,9 @@ class ObjectStore(Containers):
     async def put_object(self, target: Target, descriptor: Descriptor, body: BodySource, *, condition: Condition | None,
                          expected_etag: str | None, size_max: int) -> ObjectInfo:
         begun = _begun(target)
+        if condition is not None:        # decided again with the write; a refusal here spares the body and leaves no file
+            settled = (await begun.coordinator.read(replies=begun.replies)).version
+            condition(self._info(begun.place, settled, settled.stamp, begun.ports, begun.deadline_s))
         received = await receive_body(body, begun.place, begun.ports, inline_bytes_max=self._inline_bytes_max,
                                       size_max=size_max, expected_etag=expected_etag, deadline_s=self.deadline_s)
         if received.is_staged:           # the upload took its time: the clock of the write starts now
@@ -275,7 +278,8 @@ class ObjectStore(Containers):
         place, rows = self.cluster.container(container.account, container.name)
         row = row_of(version, descriptor, container.instance)
         try:
-            await deliver(rows, [row], deadline_s=begun.deadline_s, settle=lambda: self.settle(place, begun.deadline_s))
+            await deliver(rows, [row], deadline_s=begun.deadline_s,
+                          settle=lambda: self.settle_for(place, row.instance, begun.deadline_s))
         except DeadInstance:
             await self._undo(begun, version)
             raise NotFound(what="container") from None
@@ -303,13 +307,13 @@ class ObjectStore(Containers):
             else:
                 waiting.append(future)
         for finished in asyncio.as_completed(waiting, timeout=max(deadline_s - loop.time(), 0.001)):
-            if durable >= begun.place.quorum:
-                break
             try:
                 await finished
                 durable += 1
             except (StorageError, TimeoutError):
                 continue
+            if durable >= begun.place.quorum:
+                break
         if durable < begun.place.quorum:
             raise QuorumNotMet(needed=begun.place.quorum, what="listing", answers={"owed": durable})
 
@@ -336,13 +340,15 @@ class ObjectStore(Containers):
         descriptor = unpack_descriptor(version.descriptor)
         row = row_of(version, descriptor, descriptor.instance)
         try:
-            await deliver(rows, [row], deadline_s=deadline_s, settle=lambda: self.settle(container_place, deadline_s))
+            await deliver(rows, [row], deadline_s=deadline_s,
+                          settle=lambda: self.settle_for(container_place, row.instance, deadline_s))
         except DeadInstance:
             if not is_live(version):
                 return
             if is_owed:
-                await self._revive(container_place, descriptor.instance, deadline_s)
-                await deliver(rows, [row], deadline_s=deadline_s, settle=None)
+                instance = await self._revive(container_place, descriptor.instance, deadline_s)
+                await deliver(rows, [row._replace(instance=instance)], deadline_s=deadline_s,
+                              settle=lambda: self.settle_for(container_place, instance, deadline_s))
             else:
                 await undo(RegisterPorts(self.cluster, place, deadline_s=deadline_s), version.stamp)
 
@@ -353,8 +359,11 @@ class ObjectStore(Containers):
         ports = RegisterPorts(self.cluster, place, deadline_s=self.deadline_s())
         return (await Coordinator(ports).read()).version.body_id == body_id
 
-    async def _revive(self, place: Place, instance: int, deadline_s: float) -> None:
-        """An answered write was not listed when its container was deleted: the container is not empty after all."""
+    async def _revive(self, place: Place, instance: int, deadline_s: float) -> int:
+        """An answered write was not listed when its container was deleted: the container is not empty after all.
+
+        Returns the instance that lists it: another one if the container was made again meanwhile.
+        """
         def decide(version: Version, ballot: Stamp) -> Version | None:
             if is_live(version) or version.kind != Kind.TOMBSTONE:
                 return None
@@ -365,12 +374,13 @@ class ObjectStore(Containers):
                                 descriptor=version.descriptor)
 
         outcome = await self._change(place, deadline_s, decide)
+        state = unpack_container_state(outcome.version.descriptor)
         if outcome.verdict is Verdict.DONE:
             account, container = place.path[1:].split("/", 1)
             _, rows = self.cluster.account(account)
-            state = unpack_container_state(outcome.version.descriptor)
             await deliver(rows, [Row(container, "", outcome.version.stamp, True, state.instance, created_us=state.put_us)],
                           deadline_s=deadline_s, settle=None)
+        return state.instance
 
 
 async def undo(ports: RegisterPorts, stamp: Stamp) -> None:
@@ -378,7 +388,8 @@ async def undo(ports: RegisterPorts, stamp: Stamp) -> None:
     def decide(version: Version, ballot: Stamp) -> Version | None:
         if version.stamp != stamp:
             return None
-        return tombstone(ballot, path=version.path, descriptor=Descriptor(created_us=stamp.micros).pack())
+        instance = unpack_descriptor(version.descriptor).instance
+        return tombstone(ballot, path=version.path, descriptor=Descriptor(created_us=stamp.micros, instance=instance).pack())
 
     await Coordinator(ports).change(decide)
 

@@ -94,7 +94,8 @@ async def test_a_device_that_forgot_loses_no_acknowledged_write(tmp_path, comes_
 
 
 @pytest.mark.parametrize("comes_back", ["older", "empty"])
-@pytest.mark.parametrize(("victim", "lagging", "owners"), [(0, 2, (0, 1, 0)), (2, 0, (0, 1, 0)), (0, 1, (0, 1, 2)), (1, 2, (0, 1, 2))])
+@pytest.mark.parametrize(("victim", "lagging", "owners"),
+                         [(0, 2, (0, 1, 0)), (2, 0, (0, 1, 0)), (0, 1, (0, 1, 2)), (1, 2, (0, 1, 2))])
 async def test_a_lagging_replica_and_one_that_forgot_are_no_quorum(tmp_path, comes_back, victim, lagging, owners):
     """The dangerous case: the two of them agree on the past. Every gateway is asked from the first moment on."""
     async with running(tmp_path, owners=owners) as cluster:
