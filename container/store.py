@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import msgpack
 
-from common.errors import Corruption, DeadInstance, NotCounted, PromiseOutstanding
+from common.errors import Corruption, DeadInstance, NotCounted, PromiseOutstanding, StorageError
 from common.log import get_logger
 from common.packing import pack
 from common.timestamp import Stamp
@@ -324,9 +324,13 @@ class RowStore:
     async def checkpoint(self) -> None:
         """Sync every database that changed; the journal may then forget the rows so far."""
         covered = min(self._unqueued, default=self._journal.last_sequence() + 1) - 1
-        waiting = self._journal.synced(covered)
-        if waiting is not None:
-            await waiting
+        try:
+            waiting = self._journal.synced(covered)
+            if waiting is not None:
+                await waiting
+        except StorageError as error:    # a retired device: what its databases lack stays in the journal
+            log.warning("no checkpoint", directory=self._directory, reason=str(error))
+            return
         await self._run(self._checkpoint_all)
         if not self._damaged:
             self._journal.rows_covered(self._space, covered)
