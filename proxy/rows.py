@@ -106,10 +106,24 @@ def _confirm(place: RowPlace, rows: Sequence[Row], stored: Sequence[RowClient]) 
 
 async def list_rows(place: RowPlace, page: PageRequest, *, instance: int, deadline_s: float,
                     settle: Callable[[], Awaitable[None]] | None = None) -> PageAnswer:
-    """One page and the figures, agreed on by two replicas; another pair is asked when one fails or is slow.
+    """A page of any length and the figures, agreed on by two replicas.
 
     settle: ends a change of the container that holds up what the replicas lack of each other. Raises `QuorumNotMet`.
     """
+    entries: list[Row | str] = []
+    while True:                          # in steps that fit into a frame and do not hold up the loop
+        step = page._replace(limit=min(page.limit - len(entries), STEP_NAMES))
+        answer = await _list_step(place, step, instance=instance, deadline_s=deadline_s, settle=settle)
+        entries.extend(answer.entries)
+        if len(answer.entries) < step.limit or len(entries) >= page.limit:
+            return answer._replace(entries=entries)
+        last = answer.entries[-1]
+        page = page._replace(marker=last if isinstance(last, str) else last.name)
+
+
+async def _list_step(place: RowPlace, page: PageRequest, *, instance: int, deadline_s: float,
+                     settle: Callable[[], Awaitable[None]] | None) -> PageAnswer:
+    """One step; another pair of replicas is asked when one fails or is slow."""
     if len(place.clients) == 1:
         return await place.clients[0].page(place.key, page, instance=instance, peer=None, timeout_s=_left(deadline_s))
     errors: dict[str, str] = {}

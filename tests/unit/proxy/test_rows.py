@@ -9,7 +9,7 @@ from common.errors import DeviceUnavailable, QuorumNotMet
 from common.timestamp import Stamp
 from container.wire import Figures, PageAnswer, PageRequest, Row
 from proxy.cluster import RowPlace
-from proxy.rows import list_rows
+from proxy.rows import STEP_NAMES, list_rows
 
 ROW = Row("o", "", Stamp(1, 0, 0, 7), True, 1)
 
@@ -23,6 +23,7 @@ class Replica:
         self.confirmed = set()                             # (peer, name)
         self.before_unconfirmed = lambda: None
         self.error = None
+        self.limit_max = 0
 
     async def put_rows(self, key, path, rows, *, held_by, timeout_s):
         self.rows |= {row.name: row for row in rows}
@@ -31,7 +32,10 @@ class Replica:
     async def page(self, key, page, *, instance, peer, timeout_s):
         if self.error:
             raise self.error
-        return PageAnswer(list(self.rows.values()), self._unknown_to(peer), Figures(len(self.rows), 0, 0))
+        self.limit_max = max(self.limit_max, page.limit)
+        found = [row for name, row in sorted(self.rows.items(), reverse=page.reverse)
+                 if not page.marker or (name < page.marker if page.reverse else name > page.marker)]
+        return PageAnswer(found[:page.limit], self._unknown_to(peer), Figures(len(self.rows), 0, 0))
 
     async def unconfirmed(self, key, page, *, peer, limit, timeout_s):
         await asyncio.sleep(0)                             # a hop
@@ -47,9 +51,9 @@ class Replica:
         return [row for name, row in self.rows.items() if (peer, name) not in self.confirmed]
 
 
-async def names(*replicas):
+async def names(*replicas, page=PageRequest(10)):                                                 # noqa: B008  (a value)
     place = RowPlace(b"k", "/a/c", tuple(replicas), 2)
-    answer = await list_rows(place, PageRequest(10), instance=1, deadline_s=asyncio.get_running_loop().time() + 5)
+    answer = await list_rows(place, page, instance=1, deadline_s=asyncio.get_running_loop().time() + 5)
     return [row.name for row in answer.entries]
 
 
@@ -85,3 +89,13 @@ async def test_one_replica_alone_makes_no_page():
     replicas[0].error = replicas[2].error = DeviceUnavailable(device="d")
     with pytest.raises(QuorumNotMet):
         await names(*replicas)
+
+
+@pytest.mark.parametrize("limit", [0, 1, STEP_NAMES - 1, STEP_NAMES, STEP_NAMES + 1, 2 * STEP_NAMES, 10 * STEP_NAMES])
+@pytest.mark.parametrize("reverse", [False, True])
+async def test_a_long_page_is_asked_for_in_steps_that_fit_into_a_frame(limit, reverse):
+    rows = [ROW._replace(name=f"{number:05}") for number in range(2 * STEP_NAMES + 7)]
+    replicas = [Replica(i, rows) for i in range(3)]
+    expected = sorted((row.name for row in rows), reverse=reverse)[:limit]
+    assert await names(*replicas, page=PageRequest(limit, reverse=reverse)) == expected
+    assert max(replica.limit_max for replica in replicas) <= STEP_NAMES
