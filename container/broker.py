@@ -216,10 +216,11 @@ class Broker:
         """All rows of a name."""
         return [_row(f) for f in self._db.execute(f"SELECT {_COLUMNS} FROM rows WHERE name=?", (name,))]
 
-    def has_live_row(self, instance: int) -> bool:
-        """True when anything of this instance (or a later one) is listed."""
-        found = self._db.execute("SELECT 1 FROM rows WHERE is_live AND instance >= ? LIMIT 1", (instance,)).fetchone()
-        return found is not None
+    def live_rows(self, instance: int, *, after: str, limit: int) -> list[Row]:
+        """Live rows of this instance (or a later one), by name."""
+        return [_row(fields) for fields in self._db.execute(
+            f"SELECT {_COLUMNS} FROM rows WHERE name > ? AND is_live AND instance >= ? ORDER BY name LIMIT ?",
+            (after, instance, limit))]
 
     def page(self, page: PageRequest, *, instance: int, peer: str | None) -> PageAnswer:
         """Live current rows of `instance` (0: any), and what `peer` may not hold of the page's range."""

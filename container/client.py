@@ -14,9 +14,10 @@ from container.store import RowStore
 from container.wire import (
     OP_CONFIRM,
     OP_FIGURES,
-    OP_HAS_ROWS,
+    OP_LIVE_ROWS,
     OP_PAGE,
     OP_PUT_ROWS,
+    OP_ROWS_OF,
     OP_UNCONFIRMED,
     Figures,
     PageAnswer,
@@ -43,7 +44,9 @@ class RowClient(Protocol):
         """Durable when the future is done. Errors are raised at once or set in the future."""
     async def page(self, key: bytes, page: PageRequest, *, instance: int, peer: str | None, timeout_s: float) -> PageAnswer: ...
     async def unconfirmed(self, key: bytes, page: PageRequest, *, peer: str, limit: int, timeout_s: float) -> list[Row]: ...
-    async def has_live_rows(self, key: bytes, *, instance: int, ballot: Stamp, timeout_s: float) -> bool: ...
+    async def live_rows(self, key: bytes, *, instance: int, ballot: Stamp, after: str, limit: int,
+                        timeout_s: float) -> list[Row]: ...
+    async def rows_of(self, key: bytes, names: Sequence[str], *, timeout_s: float) -> list[Row]: ...
     async def figures(self, key: bytes, *, timeout_s: float) -> Figures: ...
     def confirm(self, key: bytes, peer: str, rows: Sequence[tuple[str, bytes]]) -> None:
         """Hint, lost without harm."""
@@ -77,9 +80,14 @@ class LocalRowClient:
         self._check()
         return await self._store.unconfirmed(key, page, peer=peer, limit=limit)
 
-    async def has_live_rows(self, key: bytes, *, instance: int, ballot: Stamp, timeout_s: float) -> bool:
+    async def live_rows(self, key: bytes, *, instance: int, ballot: Stamp, after: str, limit: int,
+                        timeout_s: float) -> list[Row]:
         self._check()
-        return await self._store.has_live_rows(key, instance=instance, ballot=ballot)
+        return await self._store.live_rows(key, instance=instance, ballot=ballot, after=after, limit=limit)
+
+    async def rows_of(self, key: bytes, names: Sequence[str], *, timeout_s: float) -> list[Row]:
+        self._check()
+        return await self._store.rows_of(key, names)
 
     async def figures(self, key: bytes, *, timeout_s: float) -> Figures:
         self._check()
@@ -117,10 +125,16 @@ class RemoteRowClient:
         _, body = await self._rpc.call(OP_UNCONFIRMED, fields, timeout_s=timeout_s, resend=True)
         return unpack_rows(body)
 
-    async def has_live_rows(self, key: bytes, *, instance: int, ballot: Stamp, timeout_s: float) -> bool:
-        fields = (self.device_id, self._space, key, instance, ballot)
-        answer, _ = await self._rpc.call(OP_HAS_ROWS, fields, timeout_s=timeout_s, resend=True)
-        return bool(answer[0])
+    async def live_rows(self, key: bytes, *, instance: int, ballot: Stamp, after: str, limit: int,
+                        timeout_s: float) -> list[Row]:
+        fields = (self.device_id, self._space, key, instance, ballot, after, limit)
+        _, body = await self._rpc.call(OP_LIVE_ROWS, fields, timeout_s=timeout_s, resend=True)
+        return unpack_rows(body)
+
+    async def rows_of(self, key: bytes, names: Sequence[str], *, timeout_s: float) -> list[Row]:
+        fields = (self.device_id, self._space, key)
+        _, body = await self._rpc.call(OP_ROWS_OF, fields, pack(list(names)), timeout_s=timeout_s, resend=True)
+        return unpack_rows(body)
 
     async def figures(self, key: bytes, *, timeout_s: float) -> Figures:
         answer, _ = await self._rpc.call(OP_FIGURES, (self.device_id, self._space, key), timeout_s=timeout_s, resend=True)

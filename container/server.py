@@ -13,9 +13,10 @@ from container.client import LocalRowClient
 from container.wire import (
     OP_CONFIRM,
     OP_FIGURES,
-    OP_HAS_ROWS,
+    OP_LIVE_ROWS,
     OP_PAGE,
     OP_PUT_ROWS,
+    OP_ROWS_OF,
     OP_UNCONFIRMED,
     PageRequest,
     pack_page,
@@ -36,7 +37,7 @@ class RowServer:
     def handlers(self) -> dict[int, Handler]:
         """For `RpcServer`."""
         return {OP_PUT_ROWS: self._put_rows, OP_PAGE: self._page, OP_UNCONFIRMED: self._unconfirmed,
-                OP_HAS_ROWS: self._has_rows, OP_FIGURES: self._figures, OP_CONFIRM: self._confirm}
+                OP_LIVE_ROWS: self._live_rows, OP_ROWS_OF: self._rows_of, OP_FIGURES: self._figures, OP_CONFIRM: self._confirm}
 
     def _client(self, device_id: int, space: int) -> LocalRowClient:
         client = self._clients.get((device_id, space))
@@ -62,11 +63,16 @@ class RowServer:
                                                              timeout_s=LOCAL_S)
         return (), pack_rows(rows)
 
-    async def _has_rows(self, call: Call) -> Answered:
-        device, space, key, instance, ballot = call.fields
-        found = await self._client(device, space).has_live_rows(key, instance=instance, ballot=Stamp(*ballot),
-                                                                timeout_s=LOCAL_S)
-        return (found,), b""
+    async def _live_rows(self, call: Call) -> Answered:
+        device, space, key, instance, ballot, after, limit = call.fields
+        rows = await self._client(device, space).live_rows(key, instance=instance, ballot=Stamp(*ballot), after=after,
+                                                           limit=limit, timeout_s=LOCAL_S)
+        return (), pack_rows(rows)
+
+    async def _rows_of(self, call: Call) -> Answered:
+        device, space, key = call.fields
+        names = msgpack.unpackb(call.body)
+        return (), pack_rows(await self._client(device, space).rows_of(key, names, timeout_s=LOCAL_S))
 
     async def _figures(self, call: Call) -> Answered:
         return await self._client(*call.fields[:2]).figures(call.fields[2], timeout_s=LOCAL_S), b""

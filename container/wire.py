@@ -21,7 +21,7 @@ from common.packing import pack
 from common.timestamp import Stamp, unpack_stamp
 
 UNCONFIRMED_ROWS = 1000                  # or the page's limit, if that is more: how many one answer brings
-OP_PUT_ROWS, OP_PAGE, OP_UNCONFIRMED, OP_HAS_ROWS, OP_FIGURES, OP_CONFIRM = range(32, 38)
+OP_PUT_ROWS, OP_PAGE, OP_UNCONFIRMED, OP_LIVE_ROWS, OP_FIGURES, OP_CONFIRM, OP_ROWS_OF = range(32, 39)
 
 
 class Row(NamedTuple):

@@ -16,7 +16,7 @@ from pathlib import Path
 from common.clock import SystemClock
 from common.errors import NotFound
 from common.faultnet import Direction, FaultRules
-from container.wire import OP_CONFIRM, OP_FIGURES, OP_HAS_ROWS, OP_PAGE, OP_PUT_ROWS, OP_UNCONFIRMED
+from container.wire import OP_CONFIRM, OP_FIGURES, OP_LIVE_ROWS, OP_PAGE, OP_PUT_ROWS, OP_UNCONFIRMED
 from node.config import load_config
 from node.plan import DeviceSlot, WorkerPlan
 from node.storage import Storage
@@ -26,7 +26,7 @@ from ring.builder import RingBuilder
 from ring.device import RingDevice
 
 DEVICE_COUNT = 3
-ROW_OPS = frozenset({OP_PUT_ROWS, OP_PAGE, OP_UNCONFIRMED, OP_HAS_ROWS, OP_FIGURES, OP_CONFIRM})
+ROW_OPS = frozenset({OP_PUT_ROWS, OP_PAGE, OP_UNCONFIRMED, OP_LIVE_ROWS, OP_FIGURES, OP_CONFIRM})
 PEER_OPS = frozenset({OP_COMPARE, OP_MARKS})
 PATIENCE_S = 60.0                        # for what takes milliseconds on an idle machine
 
