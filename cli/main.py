@@ -44,7 +44,7 @@ COMMANDS = (
 
 EXAMPLES = """\
 Examples:
-  holdfast up                             a store on 127.0.0.1:8080, until Ctrl-C
+  holdfast up                             a store on 127.0.0.1:8080
   holdfast up --detach --data ~/store     in the background, in that directory
   holdfast status --data ~/store          how it is
   holdfast down --data ~/store            stop it; the data stays
