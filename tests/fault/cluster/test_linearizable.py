@@ -1,0 +1,171 @@
+"""Messages lost and late, devices silent for a while: every name stays one register, for readers and for listings."""
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+import object.updater
+from common.errors import NotFound, StorageError
+from tests.fault.cluster.harness import delete, get, listing, put, running, until
+from tests.fault.cluster.history import NEVER_S, Op, is_linearizable
+
+
+class Recorder:
+    """Clients of one name; notes what each saw and when. Every value is written once."""
+
+    def __init__(self):
+        self.loop = asyncio.get_running_loop()
+        self.objects, self.listings = [], []
+        self.number = 0
+
+    async def note(self, kind, value, job, histories):
+        begin_s = self.loop.time()
+        try:
+            found = await job
+        except NotFound:
+            found = None                 # a DELETE that found nothing is a read of nothing
+            if kind == "delete":
+                kind = "read"
+        except StorageError:
+            for history in histories:
+                history.append(Op("read" if kind == "read" else "write", value, begin_s, NEVER_S))
+            return None
+        end_s = self.loop.time()
+        for history in histories:
+            history.append(Op("read" if kind == "read" else "write", found if kind == "read" else value, begin_s, end_s))
+        return found
+
+    async def write(self, store, name):
+        self.number += 1
+        body = b"%d" % self.number
+        await self.note("write", body, put(store, name, body), [self.objects])
+
+    async def remove(self, store, name):
+        await self.note("delete", None, delete(store, name), [self.objects])
+
+    async def read(self, store, name):
+        await self.note("read", None, get(store, name), [self.objects])
+
+
+async def hurt(cluster, chance, workers, is_over):
+    """Now this device, now that one hears nothing of a gateway, or hears it late."""
+    while not is_over.is_set():
+        worker, device = chance.choice(workers), chance.randrange(3)
+        delay_s = chance.choice([None, None, 0.005, 0.05])
+        mend = cluster.harm(worker, device, delay_s=delay_s)
+        await asyncio.sleep(chance.random() * 0.05)
+        mend()
+
+
+def spoil(cluster, chance, workers):
+    """From now on each message is lost with a chance of its own, whatever it is."""
+    for worker in workers:
+        cluster.harm_if(worker, lambda op, fields: chance.random() < 0.02)
+
+
+async def check_objects(tmp_path, seed, *, steps, is_lossy):
+    chance = random.Random(seed)
+    async with running(tmp_path, gateways=3, request_timeout_s=1.0) as cluster:
+        stores = [cluster.store(3), cluster.store(4), cluster.store(5)]
+        recorder = Recorder()
+        is_over = asyncio.Event()
+        if is_lossy:
+            spoil(cluster, chance, (3, 4, 5))
+        trouble = asyncio.create_task(hurt(cluster, chance, (3, 4, 5), is_over))
+
+        async def client(store):
+            for _ in range(steps):
+                await chance.choices([recorder.write, recorder.read, recorder.remove], [4, 5, 1])[0](store, "o")
+        await asyncio.gather(*(client(store) for store in stores))
+        is_over.set()
+        await trouble
+        for rules in cluster.rules:
+            rules.clear()
+        for store in cluster.stores:
+            await recorder.read(store, "o")
+        assert is_linearizable(recorder.objects), recorder.objects
+        found = await get(stores[0], "o")
+
+        async def agrees():
+            return all([await listing(store) == (["o"] if found is not None else []) for store in cluster.stores])
+        await until(agrees, "the listing says what the object says")
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_an_object_is_linearizable_while_devices_come_and_go(tmp_path, monkeypatch, seed):
+    for name in ("LEFT_S", "PASS_S", "RETRY_S"):
+        monkeypatch.setattr(object.updater, name, 0.1)
+    await check_objects(tmp_path, seed, steps=25, is_lossy=seed % 2 == 1)
+
+
+@pytest.mark.all_only
+@pytest.mark.parametrize("seed", range(100, 160))
+async def test_an_object_is_linearizable_under_many_seeds(tmp_path, monkeypatch, seed):
+    for name in ("LEFT_S", "PASS_S", "RETRY_S"):
+        monkeypatch.setattr(object.updater, name, 0.1)
+    await check_objects(tmp_path, seed, steps=60, is_lossy=seed % 2 == 1)
+
+
+async def check_listings(tmp_path, seed, *, turns):
+    """One writer per name, many listers: a listing shows what was answered before it began, and none takes anything back."""
+    chance = random.Random(seed)
+    async with running(tmp_path, gateways=3, request_timeout_s=2.0) as cluster:
+        loop = asyncio.get_running_loop()
+        states = {f"n{number}": [] for number in range(3)}          # name -> (is live, begun, answered)
+        shown = {name: [] for name in states}                       # name -> reads of its presence
+        is_over = asyncio.Event()
+        trouble = asyncio.create_task(hurt(cluster, chance, (3, 4, 5), is_over))
+
+        async def writer(name, store):
+            for turn in range(turns):
+                begin_s = loop.time()
+                is_live = turn % 2 == 0
+                try:
+                    info = await (put(store, name, b"x") if is_live else delete(store, name))
+                    end_s = loop.time() if info.is_listed else NEVER_S
+                except StorageError:
+                    end_s = NEVER_S
+                states[name].append(Op("write", (is_live, turn), begin_s, end_s))
+                if end_s == NEVER_S:
+                    return               # what comes after an unknown outcome says little
+
+        async def lister(store):
+            while not is_over.is_set():
+                begin_s = loop.time()
+                try:
+                    found = set(await listing(store))
+                except StorageError:
+                    continue
+                for name in states:
+                    shown[name].append(Op("read", name in found, begin_s, loop.time()))
+
+        listers = [asyncio.create_task(lister(store)) for store in (cluster.store(3), cluster.store(4), cluster.store(5))]
+        await asyncio.gather(*(writer(name, cluster.store(3 + index % 3)) for index, name in enumerate(states)))
+        is_over.set()
+        await asyncio.gather(trouble, *listers)
+        assert sum(len(reads) for reads in shown.values()) > 0
+        for name, writes in states.items():
+            plain = [Op("write", op.value[0], op.begin_s, op.end_s) for op in writes]
+            assert is_linearizable(plain + shown[name], first=False), (name, plain, shown[name])
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_listings_are_linearizable_name_by_name(tmp_path, seed):
+    await check_listings(tmp_path, seed, turns=16)
+
+
+@pytest.mark.all_only
+@pytest.mark.parametrize("seed", range(100, 140))
+async def test_listings_are_linearizable_under_many_seeds(tmp_path, seed):
+    await check_listings(tmp_path, seed, turns=60)
+
+
+def test_the_checker_finds_a_read_that_went_back():
+    writes = [Op("write", 1, 0, 1), Op("write", 2, 2, 3)]
+    assert is_linearizable([*writes, Op("read", 2, 4, 5)])
+    assert not is_linearizable([*writes, Op("read", 1, 4, 5)])
+    assert not is_linearizable([*writes, Op("read", 2, 2, 2.4), Op("read", 1, 2.5, 2.9)])
+    assert is_linearizable([Op("write", 1, 0, NEVER_S), Op("read", None, 1, 2), Op("read", 1, 3, 4)])
+    assert not is_linearizable([Op("write", 1, 0, NEVER_S), Op("read", 1, 1, 2), Op("read", None, 3, 4)])
