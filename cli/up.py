@@ -88,6 +88,15 @@ def find_root(options: argparse.Namespace) -> Path:
     return load_config(options.config, os.environ, overrides={"node.data": options.data}).value.state_dir()
 
 
+def announce(endpoint: Mapping[str, Any], loaded: Loaded[HoldfastConfig], say: Callable[[str], None]) -> str:
+    """The ready message, and the files that its lines name. A disk that has no room for them stops no node."""
+    try:
+        save_demo_files(loaded.value.state_dir(), endpoint)
+    except OSError as error:
+        say(f"the demo user's files cannot be written: {error}")
+    return ready_message(endpoint, loaded)
+
+
 def ready_message(endpoint: Mapping[str, Any], loaded: Loaded[HoldfastConfig]) -> str:
     """Three lines to copy, and what else to know. No key is in them: command lines and screens are read by others."""
     urls, root = endpoint["urls"], loaded.value.state_dir()
@@ -126,12 +135,8 @@ def _run(load: Callable[[], Loaded[HoldfastConfig]], device_count: int | None, *
     """on_ready: takes the ready message."""
     from node.main import Launch, run_node
 
-    def ready(endpoint: Mapping[str, Any]) -> None:
-        loaded = load()
-        save_demo_files(loaded.value.state_dir(), endpoint)
-        on_ready(ready_message(endpoint, loaded))
-
-    return run_node(Launch(load=load, device_count=device_count, say=say, on_ready=ready))
+    return run_node(Launch(load=load, device_count=device_count, say=say,
+                           on_ready=lambda endpoint: on_ready(announce(endpoint, load(), say))))
 
 
 def _say_ready(text: str) -> None:

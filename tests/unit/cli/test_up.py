@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from cli.up import down, ready_message, up
+from cli.up import announce, down, ready_message, up
 from common.errors import ConfigError
 from node.config import load_config
 
@@ -31,6 +31,19 @@ def test_the_ready_message_shows_no_key():
 def test_a_directory_with_blanks_can_be_copied_from_the_message():
     text = message(ENDPOINT, **{"node.data": "/a b"})
     assert "curl -K '/a b/demo.curl'" in text and ". '/a b/demo.env';" in text and "--data '/a b'" in text
+
+
+def test_what_the_message_names_is_there(tmp_path):
+    text = announce(ENDPOINT, load_config(environ={"HOME": "/nowhere"}, overrides={"node.data": str(tmp_path)}), pytest.fail)
+    assert all(str(path) in text for path in tmp_path.iterdir()) and len(list(tmp_path.iterdir())) == 2
+
+
+def test_files_that_cannot_be_written_stop_no_node(tmp_path):
+    (tmp_path / "file").touch()
+    said = []
+    loaded = load_config(environ={"HOME": "/nowhere"}, overrides={"node.data": str(tmp_path / "file/below")})
+    assert "ready: http://h:1/v1" in announce(ENDPOINT, loaded, said.append)
+    assert len(said) == 1 and "demo user's files" in said[0]
 
 
 def test_without_a_demo_user_the_lines_name_the_configuration():
