@@ -77,8 +77,8 @@ class Raw:
         assert device_files(self.node) == files
 
 
-def open_files(node):
-    """Files without a name that a worker still has open: bodies under way."""
+def open_files(node, is_one=lambda path: path.endswith("(deleted)")):
+    """Files on devices that a worker still has open; by default those without a name: bodies under way."""
     found = []
     for pid in node.pids["workers"]:
         for fd in os.listdir(f"/proc/{pid}/fd"):
@@ -86,7 +86,7 @@ def open_files(node):
                 target = os.readlink(f"/proc/{pid}/fd/{fd}")
             except FileNotFoundError:
                 continue                                   # closed between the two lines
-            if target.startswith(f"{node.root}/devices/") and target.endswith("(deleted)"):
+            if target.startswith(f"{node.root}/devices/") and is_one(target):
                 found.append(target)
     return found
 

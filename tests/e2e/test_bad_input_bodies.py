@@ -6,7 +6,8 @@ import struct
 
 import pytest
 
-from tests.e2e.raw_client import MAX_FILE_BYTES, is_closed, raw_node, read_answer, send_all
+from tests.e2e.conftest import wait_until
+from tests.e2e.raw_client import MAX_FILE_BYTES, is_closed, open_files, raw_node, read_answer, send_all
 
 BODY = os.urandom(3_000_000)
 CHUNKED = "Transfer-Encoding: chunked"
@@ -89,6 +90,18 @@ def test_more_than_an_object_may_hold_is_413_announced_or_not(raw):
     whole = (BODY * 2)[:MAX_FILE_BYTES]
     raw.put("c/largest", whole)
     assert raw.get("c/largest") == whole
+
+
+@pytest.mark.parametrize("range_", ["bytes=0-", "bytes=0-1999999,1-2999999"])
+def test_a_download_broken_off_lets_go_of_its_body(raw, range_):
+    raw.put("c/large", BODY)
+    for _ in range(8):                                     # both workers, local and remote replicas
+        with raw.connection() as sock:
+            sock.sendall(raw.head("GET", "/v1/AUTH_demo/c/large", f"Range: {range_}"))
+            assert sock.recv(1000).startswith(b"HTTP/1.1 206")
+            reset(sock)
+    wait_until(lambda: not open_files(raw.node, lambda path: "/bodies/" in path), "bodies are closed")
+    assert raw.get("c/large") == BODY
 
 
 @pytest.mark.parametrize("condition", ["If-None-Match: *", f"If-Match: {'0' * 32}"])
