@@ -45,6 +45,8 @@ class Broker:
         self._db.execute("PRAGMA cache_size=-1024")
         self._db.executescript(_SCHEMA)
         info = dict(self._db.execute("SELECT key, value FROM info"))
+        if info.get("format", FORMAT) > FORMAT:
+            raise sqlite3.DatabaseError(f"written by a newer Holdfast: format {info['format']}, this program knows {FORMAT}")
         self.applied: int = info.get("applied", 0)
         self.instance: int = info.get("instance", 0)
         self.newest_us: int = info.get("newest_us", 0)           # of any row seen: how recent the figures are

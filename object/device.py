@@ -201,6 +201,7 @@ class Device:
         recovery.segments = len(headers)
         if mark is None and headers:
             recovery.is_index_rebuilt = True
+            self.index.clear()           # rows of another format must not stand beside new ones
         self.usage = dict(mark.usage) if mark is not None else {}
         self.pending = dict(self.index.pending()) if mark is not None else {}
         first = min(mark.segment, mark.rows_segment) if mark is not None else 0

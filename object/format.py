@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import msgpack
 
-from common.errors import Corruption
+from common.errors import Corruption, DeviceRefused
 from common.hashing import crc32
 from common.packing import pack
 from common.timestamp import Stamp, unpack_stamp
@@ -116,14 +116,14 @@ def encode_segment_header(header: SegmentHeader) -> bytes:
 
 
 def decode_segment_header(page: bytes) -> SegmentHeader:
-    """Raises `Corruption`; a version that is newer than this code says so."""
+    """Raises `Corruption`, and `DeviceRefused` for a segment that a newer Holdfast wrote."""
     if len(page) < _SEGMENT.size:
         raise Corruption(what="segment header", reason="too short")
     magic, version, flags, *fields, crc = _SEGMENT.unpack_from(page)
     if magic != SEGMENT_MAGIC or crc != crc32(_SEGMENT.pack(magic, version, flags, *fields, 0)):
         raise Corruption(what="segment header", reason="checksum")
     if version != VERSION:
-        raise Corruption(what="segment header", reason=f"format version {version}, this program knows {VERSION}")
+        raise DeviceRefused(device="", reason=f"written by a newer Holdfast: journal format {version}, this program knows {VERSION}")
     return SegmentHeader(*fields)._replace(flags=flags)
 
 

@@ -253,6 +253,24 @@ def test_a_directory_of_something_else_is_refused_with_the_reason(client, change
         client.start()
 
 
+def test_a_journal_of_a_newer_format_is_refused(client, monkeypatch):
+    client.put("a", 10)
+    client.device.close()
+    monkeypatch.setattr("object.format.VERSION", 0)
+    with pytest.raises(DeviceRefused, match="newer"):
+        client.start()
+
+
+def test_an_index_of_another_format_is_rebuilt_from_nothing(client):
+    client.put("a", 10)
+    client.flush()
+    client.index._mark = None
+    client.index._rows[key_of("ghost")] = client.index._rows[key_of("a")]
+    restart(client)
+    assert client.device.recovery.is_index_rebuilt and client.device.get(key_of("ghost")) is None
+    client.check()
+
+
 def test_a_device_mounted_twice_is_refused(client):
     with pytest.raises(DeviceRefused, match="in use"):
         open_device(client.fs, MemoryIndex())
