@@ -40,6 +40,7 @@ from common.streams import InFlow, OutFlow, read_error, reset
 HANDSHAKE_S = 5.0
 WAITING_MAX = 10_000                     # calls that wait for the connection
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.05, 1.0
+QUIET_FAILURES = 6                       # about a second and a half
 STABLE_S = 1.0                           # a connection that lived so long is tried again at once when it breaks
 DEADLINE_LOOK_S = 0.02                   # deadlines are looked at no more often
 _ID_MAX = 0xFFFF_FFFF
@@ -346,7 +347,8 @@ class RpcClient:
             except HandshakeRefused as error:
                 self._note_refusal(error)
             except (OSError, TransportLost, TimeoutError) as error:
-                self._repeats.warning("cannot connect", about=self._peer_name(), reason=str(error))
+                if failures >= QUIET_FAILURES:           # a peer that is just starting is no news
+                    self._repeats.warning("cannot connect", about=self._peer_name(), reason=str(error))
                 self._refusal = None
             except Exception as error:                           # a bug must not end the connection for ever
                 _log.error("connecting failed", peer=self._peer_name(), exc=error)

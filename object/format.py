@@ -123,7 +123,7 @@ def decode_segment_header(page: bytes) -> SegmentHeader:
     if magic != SEGMENT_MAGIC or crc != crc32(_SEGMENT.pack(magic, version, flags, *fields, 0)):
         raise Corruption(what="segment header", reason="checksum")
     if version != VERSION:
-        raise DeviceRefused(device="", reason=f"written by a newer Holdfast: journal format {version}, this program knows {VERSION}")
+        raise DeviceRefused(device="", reason=f"written by a newer Holdfast: journal format {version}, known is {VERSION}")
     return SegmentHeader(*fields)._replace(flags=flags)
 
 

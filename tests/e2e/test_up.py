@@ -3,13 +3,13 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import socket
 import ssl
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -42,8 +42,11 @@ def test_the_lines_of_the_ready_message_work_as_they_are(make_node):
     lines = {line.split(":", 1)[0].strip(): line.split(":", 1)[1].strip() for line in node.up().splitlines() if ":" in line}
     done = subprocess.run(["sh", "-c", lines["curl"]], capture_output=True, text=True, timeout=60, check=True)
     assert " 204 " in done.stdout.splitlines()[0] and "X-Account-Container-Count: 0" in done.stdout
-    words = shlex.split(lines["swift"])
-    assert words[0] == "swift" and words[1:7:2] == ["-A", "-U", "-K"]
+    assert node.endpoint["demo"]["key"] not in lines["curl"] + lines["swift"]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(["sh", "-c", lines["swift"]], env={**os.environ, "PATH": path}, capture_output=True, text=True,
+                          timeout=60, check=True)
+    assert "Account: AUTH_demo" in done.stdout
 
 
 def test_status_has_every_device_and_worker_and_says_that_one_disk_holds_all(cluster):
