@@ -30,7 +30,7 @@ from object.wire import Kind, Version, make_version
 from proxy.cluster import Cluster, Place, RegisterPorts, RowPlace
 from proxy.coordinator import Coordinator, Look, Outcome, Replies, Verdict, is_live
 from proxy.model import AccountInfo, ContainerEntry, ContainerInfo, MetaChange, ObjectEntry, Page, Subdir
-from proxy.rows import deliver, list_rows
+from proxy.rows import LAG_S, deliver, list_rows
 
 FRESH_S = 1.0                            # how old container metadata may be that a read relies on
 ACCOUNT_LOOK_S = 1.0
@@ -360,16 +360,30 @@ class Containers:
 
 async def _quorum_of(rows: RowPlace, deadline_s: float,
                      ask: Callable[[RowClient, float], Awaitable[list[Row]]]) -> list[list[Row]]:
-    """The answers of all replicas that count. Raises `QuorumNotMet`."""
+    """The answers of the replicas that count, a quorum at least; one that hangs is not waited for. Raises `QuorumNotMet`."""
     left_s = max(deadline_s - asyncio.get_running_loop().time(), 0.001)
-    answers = await asyncio.gather(*(ask(client, left_s) for client in rows.clients), return_exceptions=True)
-    found = [answer for answer in answers if isinstance(answer, list)]
-    for answer in answers:
-        if isinstance(answer, BaseException) and not isinstance(answer, StorageError):
-            raise answer
+    asked = {asyncio.ensure_future(ask(client, left_s)): client for client in rows.clients}
+    found: list[list[Row]] = []
+    errors: dict[str, str] = {}
+    waiting = set(asked)
+    try:
+        while waiting:
+            patience_s = LAG_S if len(found) >= rows.quorum else None
+            finished, waiting = await asyncio.wait(waiting, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            if not finished:
+                break
+            for answer in finished:
+                error = answer.exception()
+                if error is None:
+                    found.append(answer.result())
+                elif isinstance(error, StorageError):
+                    errors[str(asked[answer].device_id)] = error.code
+                else:
+                    raise error
+    finally:
+        for answer in waiting:
+            answer.cancel()
     if len(found) < rows.quorum:
-        errors = {str(client.device_id): answer.code for client, answer in zip(rows.clients, answers, strict=True)
-                  if isinstance(answer, StorageError)}
         raise QuorumNotMet(needed=rows.quorum, what="rows", answers=errors)
     return found
 
