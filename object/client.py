@@ -22,6 +22,7 @@ from object.wire import (
     OP_LEARN,
     OP_LOOK,
     OP_OWED,
+    OP_OWES,
     OP_READ_BODY,
     OP_STAGE,
     Reply,
@@ -58,6 +59,7 @@ class ObjectClient(Protocol):
                body: bytes | None, timeout_s: float) -> Answer: ...
     def learn(self, key: bytes, ballot: Stamp, version: Version, *, body: bytes | None, timeout_s: float) -> Answer: ...
     def owed(self, key: bytes, stamp: Stamp, *, timeout_s: float) -> asyncio.Future[None] | None: ...
+    async def owes(self, key: bytes, stamp: Stamp, *, timeout_s: float) -> bool: ...
     def done(self, key: bytes, stamp: Stamp) -> None: ...
     async def open_stage(self, *, timeout_s: float) -> Stage: ...
     def read_body(self, key: bytes, body_id: int, offset: int, count: int, *, timeout_s: float) -> AsyncIterator[bytes]:
@@ -85,6 +87,9 @@ class LocalObjectClient:
 
     def owed(self, key: bytes, stamp: Stamp, *, timeout_s: float) -> asyncio.Future[None] | None:
         return self._owner.owed(key, stamp)
+
+    async def owes(self, key: bytes, stamp: Stamp, *, timeout_s: float) -> bool:
+        return self._owner.owes(key, stamp)
 
     def done(self, key: bytes, stamp: Stamp) -> None:
         self._owner.done(key, stamp)
@@ -160,6 +165,11 @@ class RemoteObjectClient:
     def owed(self, key: bytes, stamp: Stamp, *, timeout_s: float) -> asyncio.Future[None] | None:
         fields = (self.device_id, self._ring_version(), key, stamp)
         return mapped(self._rpc.call(OP_OWED, fields, timeout_s=timeout_s, resend=True), lambda answer: None)
+
+    async def owes(self, key: bytes, stamp: Stamp, *, timeout_s: float) -> bool:
+        fields = (self.device_id, self._ring_version(), key, stamp)
+        answer, _ = await self._rpc.call(OP_OWES, fields, timeout_s=timeout_s, resend=True)
+        return bool(answer[0])
 
     def done(self, key: bytes, stamp: Stamp) -> None:
         if not self._done:

@@ -35,6 +35,7 @@ from object.format import (
 from object.identity import Identity, check_identity, format_device, load_identity, lock_device, save_identity
 from object.index import Index, Mark, Pending
 from object.journal import Batch, Journal
+from object.keyfilter import KeyFilter
 from object.peers import PeerMark, PeerMarks, Standing, decode_marks, encode_marks
 from object.register import Held, Replica
 from object.replay import SegmentScan, list_segments, read_segment_header, scan_segment, segment_path
@@ -107,10 +108,11 @@ class Device:
         self.rows: dict[bytes, Held] = {}
         self._flushing: dict[bytes, Held] = {}
         self._warm: dict[bytes, Held] = {}
-        self._missing = b""              # the key that was last looked for in vain
+        self.last_held: Held | None = None       # what the last `get` found
         self.pending: dict[bytes, Pending] = {}
         self._pending_changes: dict[bytes, Pending | None] = {}
         self._staged: dict[tuple[bytes, int], int] = {}          # (key, body id) -> trailer crc
+        self.filter = KeyFilter(index.count())
         self.usage: dict[int, int] = {}
         self.peers = PeerMarks()
         self._beside = _Beside()
@@ -274,6 +276,7 @@ class Device:
         self._uncount(held)
         new = Held(row.ballot, row.version, state, record.sequence, segment, record.offset, record.length, row.trailer_crc)
         self.rows[row.key] = new
+        self.filter.add(row.key)
         self.usage[segment] = self.usage.get(segment, 0) + record.length
         if not record.flags & FLAG_MOVED:
             self._note_pending(row.key, row.version)
@@ -292,6 +295,7 @@ class Device:
             held = self.get(row.key)
             if held is None or held.ballot <= row.ballot:
                 unknown = make_version(stamp=row.stamp, root=row.stamp, kind=Kind.LIVE, path="")
+                self.filter.add(row.key)
                 self.rows[row.key] = Held(row.ballot, unknown, BodyState.LOST, row.sequence, scan.header.segment)
                 self.recovery.damaged_rows += 1
 
@@ -319,6 +323,7 @@ class Device:
                 held = self._warm.get(key)
                 if held is None:
                     held = self._load(key)
+        self.last_held = held
         return held
 
     def peek(self, key: bytes) -> Held | None:
@@ -328,12 +333,10 @@ class Device:
 
     def _load(self, key: bytes) -> Held | None:
         """From the index; registers of containers and accounts stay warm, every write of an object looks at them."""
-        if key == self._missing:
-            return None                  # an accept looks twice
+        if not self.filter.may_hold(key):
+            return None
         held = self.index.get(key)
-        if held is None:
-            self._missing = key
-        elif key[0] < SPACE_OBJECT:
+        if held is not None and key[0] < SPACE_OBJECT:
             if len(self._warm) >= WARM_MAX:
                 self._warm.clear()
             self._warm[key] = held
@@ -361,7 +364,7 @@ class Device:
             self.displaced_bodies.append(body_path(self.root, key, before.version.body_id))
         self.rows[key] = held
         self._warm.pop(key, None)
-        self._missing = b""
+        self.filter.add(key)
         self._beside.data_sequence = sequence
         self._note_pending(key, version)
         return sequence

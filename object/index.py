@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import lmdb
@@ -63,6 +64,12 @@ class Index(Protocol):
     def pending(self) -> Iterator[tuple[bytes, Pending]]: ...
     def rows(self, prefix: bytes = b"") -> Iterator[tuple[bytes, Held]]:
         """All rows whose key starts with `prefix`, in key order."""
+
+    def keys(self) -> Iterator[bytes]:
+        """All keys."""
+
+    def count(self) -> int:
+        """How many."""
 
     def partitions(self) -> list[tuple[int, int]]:
         """(space, partition) of all rows, ascending; one seek each."""
@@ -119,6 +126,12 @@ class MemoryIndex:
 
     def rows(self, prefix: bytes = b"") -> Iterator[tuple[bytes, Held]]:
         return ((key, unpack_row(self._rows[key])) for key in sorted(self._rows) if key.startswith(prefix))
+
+    def keys(self) -> Iterator[bytes]:
+        return iter(list(self._rows))
+
+    def count(self) -> int:
+        return len(self._rows)
 
     def partitions(self) -> list[tuple[int, int]]:
         return sorted({split_key(key)[:2] for key in self._rows})
@@ -187,6 +200,21 @@ class LmdbIndex:
             if len(page) < 1000:
                 return
             start = page[-1][0] + b"\0"
+
+    def keys(self) -> Iterator[bytes]:
+        start = b""
+        while True:
+            with self._env.begin(db=self._rows) as txn:
+                cursor = txn.cursor()
+                page = list(islice(cursor.iternext(keys=True, values=False), 10_000)) if cursor.set_range(start) else []
+            yield from page
+            if len(page) < 10_000:
+                return
+            start = page[-1] + b"\0"
+
+    def count(self) -> int:
+        with self._env.begin(db=self._rows) as txn:
+            return int(txn.stat(self._rows)["entries"])
 
     def partitions(self) -> list[tuple[int, int]]:
         found: list[tuple[int, int]] = []

@@ -90,7 +90,15 @@ class Owner:
         if self.device.pending:
             self.has_pending.set()
         self._work.set()
+        self._index_pool.submit(self._fill_filter)
         self._maintainer = self._loop.create_task(self._maintain(), name=f"maintain {self.name}")
+
+    def _fill_filter(self) -> None:
+        """In the index's thread; rows written meanwhile are added by the loop."""
+        try:
+            self.device.filter.fill(self.device.index.keys())
+        except Exception as error:       # without it every lookup asks the index: slower, not wrong
+            log.warning("key filter not filled", device=self.name, error=str(error))
 
     # --- the register protocol -----------------------------------------------------------------------------------
 
@@ -106,8 +114,8 @@ class Owner:
             if not read_body:
                 return self._waiters.add(reply.wait_seq, reply)
             return self._loop.create_task(self._with_body(key, reply))
-        if read_body and reply.state in (BodyState.INLINE, BodyState.DAMAGED):
-            return self._read_inline(key, reply)
+        if read_body and reply.state == BodyState.INLINE:
+            return self._read_inline(key, reply, self.device.last_held)
         return reply
 
     def accept(self, key: bytes, ballot: Stamp, version: Version, mode: int, *, seen_us: int, is_durable: bool,
@@ -171,11 +179,10 @@ class Owner:
 
     async def _with_body(self, key: bytes, reply: Reply) -> Reply:
         await self._waiters.add(reply.wait_seq, reply)
-        answer = self._read_inline(key, reply) if reply.state == BodyState.INLINE else reply
+        answer = self._read_inline(key, reply, self.device.get(key)) if reply.state == BodyState.INLINE else reply
         return answer if isinstance(answer, Reply) else await answer
 
-    def _read_inline(self, key: bytes, reply: Reply) -> Reply | asyncio.Future[Reply]:
-        held = self.device.get(key)
+    def _read_inline(self, key: bytes, reply: Reply, held: Held | None) -> Reply | asyncio.Future[Reply]:
         if held is None or held.ballot != reply.ballot or held.state != BodyState.INLINE:
             return reply                 # overwritten meanwhile: the state that was read stays the answer, without body
         try:
@@ -212,6 +219,14 @@ class Owner:
         """See `Device.owe`; durable when the future is done."""
         self._check_fault()
         return self.synced(self.device.owe(key, stamp))
+
+    def owes(self, key: bytes, stamp: Stamp) -> bool:
+        """True if this device remembers that the write was answered before it was listed. Raises `NotCounted`."""
+        self._check_fault()
+        if not self.device.is_counted:
+            raise NotCounted(device=self.name, reason=self.device.standing.describe())
+        entry = self.device.pending.get(key)
+        return entry is not None and entry.is_owed and entry.stamp == stamp
 
     def done(self, key: bytes, stamp: Stamp) -> None:
         """A hint: lost without harm."""

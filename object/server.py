@@ -19,6 +19,7 @@ from object.wire import (
     OP_LEARN,
     OP_LOOK,
     OP_OWED,
+    OP_OWES,
     OP_READ_BODY,
     OP_STAGE,
     Reply,
@@ -40,7 +41,7 @@ class ObjectServer:
     def handlers(self) -> dict[int, Handler]:
         """For `RpcServer`."""
         return {OP_LOOK: self._look, OP_ACCEPT: self._accept, OP_LEARN: self._learn, OP_OWED: self._owed,
-                OP_DONE: self._done, OP_STAGE: self._stage, OP_READ_BODY: self._read_body}
+                OP_OWES: self._owes, OP_DONE: self._done, OP_STAGE: self._stage, OP_READ_BODY: self._read_body}
 
     def _owner(self, device_id: int, ring_version: int) -> Owner:
         if ring_version < self.ring_version:
@@ -71,6 +72,10 @@ class ObjectServer:
         device, ring_version, key, stamp = call.fields
         waiting = self._owner(device, ring_version).owed(key, Stamp(*stamp))
         return mapped(waiting, lambda _: ((), b"")) if waiting is not None else ((), b"")
+
+    def _owes(self, call: Call) -> Answered:
+        device, ring_version, key, stamp = call.fields
+        return (self._owner(device, ring_version).owes(key, Stamp(*stamp)),), b""
 
     def _done(self, call: Call) -> Answered:
         owner = self._owner(call.fields[0], self.ring_version)

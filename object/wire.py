@@ -21,7 +21,7 @@ from common.timestamp import ZERO, Stamp, unpack_stamp
 
 _KEY = struct.Struct(">BI16s")
 KEY_BYTES = _KEY.size
-OP_LOOK, OP_ACCEPT, OP_LEARN, OP_STAGE, OP_OWED, OP_DONE, OP_READ_BODY, OP_COMPARE, OP_MARKS = range(16, 25)
+OP_LOOK, OP_ACCEPT, OP_LEARN, OP_STAGE, OP_OWED, OP_DONE, OP_READ_BODY, OP_COMPARE, OP_MARKS, OP_OWES = range(16, 26)
 SPACE_ACCOUNT, SPACE_CONTAINER, SPACE_OBJECT = 0, 1, 16      # SPACE_OBJECT + index of the storage policy
 
 

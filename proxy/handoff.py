@@ -29,16 +29,19 @@ class Handoffs:
         self._tasks: dict[bytes, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(AT_ONCE)
         self.given_count = 0
+        self._is_closed = False
 
     def give(self, place: Place) -> None:
         """A primary missed a write: put a copy on a handoff, in the background."""
-        if place.key in self._tasks or len(self._tasks) >= WAITING_MAX:
+        if self._is_closed or place.key in self._tasks or len(self._tasks) >= WAITING_MAX:
             return
         task = asyncio.get_running_loop().create_task(self._give(place))
         self._tasks[place.key] = task
         task.add_done_callback(lambda _: self._tasks.pop(place.key, None))
 
     async def close(self) -> None:
+        """Give up what is under way; nothing more is begun."""
+        self._is_closed = True
         for task in list(self._tasks.values()):
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)

@@ -7,7 +7,6 @@ Budget of a page when all is well: two calls, one after the other, one scan.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -90,9 +89,15 @@ class _Delivery:
 
     async def wait(self) -> None:
         """Until it is enough, or the deadline has passed."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(self._deadline_s):
-                await asyncio.shield(self._enough)
+        deadline = asyncio.get_running_loop().call_at(self._deadline_s, self._give_up)
+        try:
+            await self._enough
+        finally:
+            deadline.cancel()
+
+    def _give_up(self) -> None:
+        if not self._enough.done():
+            self._enough.set_result(None)
 
 
 def _confirm(place: RowPlace, rows: Sequence[Row], stored: Sequence[RowClient]) -> None:

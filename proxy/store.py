@@ -32,6 +32,7 @@ from proxy.repair import Repairer
 from proxy.rows import deliver
 
 log = get_logger("proxy.store")
+OWE_S = 5.0                              # how long a gateway tries to have a write owed after its deadline
 
 
 @dataclass(slots=True)
@@ -52,7 +53,7 @@ class Source:
     place: Place
     version: Version
     ballot: Stamp
-    holders: list[ObjectClient]
+    ports: RegisterPorts
     deadline_s: float
 
 
@@ -71,12 +72,13 @@ class ObjectStore(Containers):
         await self.need_account(account)
         deadline_s = self.deadline_s()
         container_ports, container_round = self.begin_look(account, container, deadline_s)
-        begun = self._begin_object_look(self.guessed_policy(account, container), account, container, name, deadline_s)
+        guessed = self.guessed_policy(account, container)
+        begun = self._begin_object_look(guessed, account, container, name, deadline_s)
         assert isinstance(container_round, Round)
         replies = await container_ports.end(container_round)
         info = container_info(account, container, await self.settled(container_ports, replies))
         place, ports, object_round = begun
-        if self.cluster.object(info.policy, account, container, name).key != place.key:
+        if info.policy != guessed:
             place, ports, object_round = self._begin_object_look(info.policy, account, container, name, deadline_s)
         replies = await ports.end(object_round)
         coordinator = Coordinator(ports)
@@ -122,7 +124,7 @@ class ObjectStore(Containers):
         descriptor = unpack_descriptor(version.descriptor)
         if descriptor.delete_at_s and descriptor.delete_at_s * 1_000_000 <= self.cluster.clock.now_us():
             return None
-        source = Source(place, version, ballot, _holders(ports, version), deadline_s)
+        source = Source(place, version, ballot, ports, deadline_s)
         return ObjectInfo(path=version.path, size_bytes=version.size_bytes, descriptor=descriptor, source=source)
 
     async def read_body(self, info: ObjectInfo, offset: int, count: int) -> AsyncIterator[bytes]:
@@ -133,7 +135,7 @@ class ObjectStore(Containers):
         source = info.source
         assert isinstance(source, Source)
         failures: dict[str, str] = {}
-        for client in source.holders:
+        for client in _holders(source.ports, source.version):
             try:
                 async for piece in self._read_from(client, source, offset, count):
                     yield piece
@@ -295,11 +297,11 @@ class ObjectStore(Containers):
         log.warning("listing pending", path=version.path, reason=str(error))
         loop = asyncio.get_running_loop()
         durable = 0
-        deadline_s = loop.time() + 5.0
+        deadline_s = loop.time() + OWE_S
         waiting = []
         for client in begun.place.clients:
             try:
-                future = client.owed(begun.place.key, version.stamp, timeout_s=5.0)
+                future = client.owed(begun.place.key, version.stamp, timeout_s=OWE_S)
             except StorageError:
                 continue
             if future is None:
@@ -345,12 +347,27 @@ class ObjectStore(Containers):
         except DeadInstance:
             if not is_live(version):
                 return
-            if is_owed:
+            if is_owed or await self._is_owed(place, version.stamp, deadline_s):
                 instance = await self._revive(container_place, descriptor.instance, deadline_s)
                 await deliver(rows, [row._replace(instance=instance)], deadline_s=deadline_s,
                               settle=lambda: self.settle_for(container_place, instance, deadline_s))
             else:
                 await undo(RegisterPorts(self.cluster, place, deadline_s=deadline_s), version.stamp)
+
+    async def _is_owed(self, place: Place, stamp: Stamp, deadline_s: float) -> bool:
+        """Whether any of a quorum owes this write: only if none does it was never answered, and may be undone.
+
+        Raises `QuorumNotMet` also while its gateway may still be about to have it owed.
+        """
+        if self.cluster.clock.now_us() < stamp.micros + int((self._timeout_s + OWE_S) * 1e6):
+            raise QuorumNotMet(what="listing", reason="its gateway may still answer it", needed=0, answers={})
+        left_s = max(deadline_s - asyncio.get_running_loop().time(), 0.001)
+        answers = await asyncio.gather(*(client.owes(place.key, stamp, timeout_s=left_s) for client in place.clients),
+                                       return_exceptions=True)
+        counted = [answer for answer in answers if isinstance(answer, bool)]
+        if not any(counted) and len(counted) < place.quorum:
+            raise QuorumNotMet(what="listing", needed=place.quorum, answers={})
+        return any(counted)
 
     async def names_body(self, path: str, policy: int, body_id: int) -> bool:
         """True if the settled state of the object has this body. Raises what a read raises."""
