@@ -44,7 +44,7 @@ async def test_a_flipped_bit_in_the_journal_is_not_served_and_is_mended(tmp_path
         flip(cluster.device(victim) / "journal" / f"{row.segment:010d}.seg", row.offset + row.length - 5000)
         for store in cluster.stores:
             assert await get(store, "o") == SMALL
-        await until(lambda: repaired(cluster) == 1, "the replica is mended")
+        await until(lambda: repaired(cluster) >= 1, "the replica is mended")
         owner = cluster.owner_of(victim)
         assert owner.device.get(key).state == BodyState.INLINE
         assert owner.device.read_inline(owner.device.get(key)) == SMALL
@@ -64,7 +64,7 @@ async def test_a_flipped_bit_in_a_large_body_is_not_served_and_is_mended(tmp_pat
         for store in cluster.stores:
             assert await get(store, "o") == LARGE
         assert await get(cluster.store(victim), "o") == LARGE        # asks its own device first
-        await until(lambda: repaired(cluster) == 1, "the replica is mended")
+        await until(lambda: repaired(cluster) >= 1, "the replica is mended")
         assert body_file(cluster, victim).read_bytes()[:len(LARGE)] == LARGE
         assert len(list((cluster.device(victim) / "quarantine").iterdir())) == 1
         await cluster.restart()
@@ -77,7 +77,7 @@ async def test_a_lost_body_file_is_copied_back(tmp_path):
         await until(lambda: held(cluster, 0, "o")[1] is not None, "the replica has it")
         body_file(cluster, 0).unlink()
         assert await get(cluster.store(0), "o") == LARGE
-        await until(lambda: repaired(cluster) == 1, "the replica is mended")
+        await until(lambda: repaired(cluster) >= 1, "the replica is mended")
         assert body_file(cluster, 0).read_bytes()[:len(LARGE)] == LARGE
 
 

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-import object.updater
 from common.errors import NotFound, StorageError
+from object import updater as updater_module
 from tests.fault.cluster.harness import delete, get, listing, put, running, until
 from tests.fault.cluster.history import NEVER_S, Op, is_linearizable
 
@@ -96,7 +96,7 @@ async def check_objects(tmp_path, seed, *, steps, is_lossy):
 @pytest.mark.parametrize("seed", range(4))
 async def test_an_object_is_linearizable_while_devices_come_and_go(tmp_path, monkeypatch, seed):
     for name in ("LEFT_S", "PASS_S", "RETRY_S"):
-        monkeypatch.setattr(object.updater, name, 0.1)
+        monkeypatch.setattr(updater_module, name, 0.1)
     await check_objects(tmp_path, seed, steps=25, is_lossy=seed % 2 == 1)
 
 
@@ -104,7 +104,7 @@ async def test_an_object_is_linearizable_while_devices_come_and_go(tmp_path, mon
 @pytest.mark.parametrize("seed", range(100, 160))
 async def test_an_object_is_linearizable_under_many_seeds(tmp_path, monkeypatch, seed):
     for name in ("LEFT_S", "PASS_S", "RETRY_S"):
-        monkeypatch.setattr(object.updater, name, 0.1)
+        monkeypatch.setattr(updater_module, name, 0.1)
     await check_objects(tmp_path, seed, steps=60, is_lossy=seed % 2 == 1)
 
 

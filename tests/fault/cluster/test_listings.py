@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-import object.updater
 from common.errors import Conflict, NotFound, OutcomeUnknown, StorageError
 from container.wire import OP_PUT_ROWS
+from object import updater as updater_module
 from object.wire import OP_ACCEPT, OP_DONE, SPACE_CONTAINER
 from proxy.coordinator import Coordinator, Look
 from proxy.model import MetaChange
@@ -22,7 +22,7 @@ ROWS = frozenset({OP_PUT_ROWS})
 def soon(monkeypatch):
     """What is left is delivered after milliseconds."""
     for name in ("LEFT_S", "PASS_S", "RETRY_S"):
-        monkeypatch.setattr(object.updater, name, 0.05)
+        monkeypatch.setattr(updater_module, name, 0.05)
 
 
 def pending(cluster):
@@ -119,13 +119,13 @@ async def _lists(store, names):
 
 async def test_an_owed_entry_survives_a_restart(tmp_path, monkeypatch):
     async with running(tmp_path, request_timeout_s=1.0) as cluster:
-        monkeypatch.setattr(object.updater, "LEFT_S", 1e9)
+        monkeypatch.setattr(updater_module, "LEFT_S", 1e9)
         cluster.harm(3, 0, 1, 2, ops=ROWS)
         assert not (await put(cluster.store(), "o", b"body")).is_listed
         cluster.rules[3].clear()
         await cluster.stop()
         for name in ("LEFT_S", "PASS_S", "RETRY_S"):
-            monkeypatch.setattr(object.updater, name, 0.05)
+            monkeypatch.setattr(updater_module, name, 0.05)
         await cluster.start()
         await until(lambda: _lists(cluster.store(), ["o"]), "the journal delivers it")
         await no_entry_is_left(cluster)
@@ -202,14 +202,14 @@ async def test_a_deleted_container_takes_back_what_was_not_acknowledged(tmp_path
     async with running(tmp_path, gateways=2, request_timeout_s=1.0) as cluster:
         store = cluster.store(3)
         cluster.harm(3, 0, 1, 2, ops=ROWS)
-        object_updater_left = object.updater.LEFT_S
-        object.updater.LEFT_S = 1e9
+        object_updater_left = updater_module.LEFT_S
+        updater_module.LEFT_S = 1e9
         writing = asyncio.create_task(put(store, "o", b"x"))
         await until(lambda: pending(cluster) >= 2, "the object is written")
         writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
         await cluster.store(4).delete_container("a", "c")
-        object.updater.LEFT_S = object_updater_left
+        updater_module.LEFT_S = object_updater_left
         await no_entry_is_left(cluster)
         await cluster.store(4).put_container("a", "c", MetaChange(), policy=None)
         assert await get(cluster.store(4), "o") is None
@@ -219,13 +219,13 @@ async def test_a_deleted_container_takes_back_what_was_not_acknowledged(tmp_path
 @pytest.mark.parametrize("is_made_anew", [False, True])
 async def test_what_is_owed_revives_its_container(tmp_path, soon, is_made_anew):
     async with running(tmp_path, gateways=2, request_timeout_s=1.0) as cluster:
-        object.updater.LEFT_S = 1e9
+        updater_module.LEFT_S = 1e9
         cluster.harm(3, 0, 1, 2, ops=ROWS)
         assert not (await put(cluster.store(3), "o", b"x")).is_listed
         await cluster.store(4).delete_container("a", "c")
         if is_made_anew:
             await cluster.store(4).put_container("a", "c", MetaChange(), policy=None)
-        object.updater.LEFT_S = 0.05
+        updater_module.LEFT_S = 0.05
         await no_entry_is_left(cluster)
         for store in (cluster.store(0), cluster.store(4)):
             assert await listing(store) == ["o"]
