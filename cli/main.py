@@ -37,6 +37,8 @@ COMMANDS = (
             summary="what is set and where; is a file right; a file that explains all", module="cli.config_cmd"),
     Command(group="Configure", name="ring", arguments="FILE VERB ...",
             summary="make and inspect rings by hand; a node makes its own", module="cli.ring_builder"),
+    Command(group="Measure", name="bench", arguments="[compare A B] [--data DIR]",
+            summary="rates, latencies, CPU, memory, and was it all stored; two commits", module="cli.bench"),
     Command(group="Develop", name="test", arguments="[all] [-- PYTEST ARGUMENTS]", summary="lint, types and all tests",
             module="cli.test_cmd"),
     Command(group="Develop", name="version", arguments="", summary="print the version", module="cli.main", function="version"),

@@ -5,12 +5,40 @@ the S3 code of each kind live in `proxy/errors.py`.
 """
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, NamedTuple, Self
 
 _BY_CODE: dict[str, type[StorageError]] = {}
+CAUSES_MAX = 8                           # an error that many wait for is told to each; it must not grow with them
 
 
-class StorageError(Exception):
+class Cause(NamedTuple):
+    """One link of why: the stable name of the rule that decided ("acl.write"), and what it decided on. No secrets."""
+
+    rule: str
+    facts: dict[str, object]
+
+
+class Explained(Exception):
+    """An error that says why, for `holdfast explain`: links in the order in which they were added, the deciding one first.
+
+    They stay in the process; over the network go code and fields.
+    """
+
+    causes: tuple[Cause, ...] = ()
+
+    def because(self, rule: str, **facts: object) -> Self:
+        """Add a link; returns the error, to be raised."""
+        if len(self.causes) < CAUSES_MAX:
+            self.causes = (*self.causes, Cause(rule, facts))
+        return self
+
+    def after(self, earlier: Explained) -> Self:
+        """The links of another error, in whose place this one is raised, come first."""
+        self.causes = (*earlier.causes, *self.causes)[:CAUSES_MAX]
+        return self
+
+
+class StorageError(Explained):
     """Root of everything that a client, a peer or a disk can cause. `fields` are msgpack-able facts."""
 
     code: ClassVar[str] = "storage_error"
@@ -204,6 +232,12 @@ class RingError(StorageError):
     """A ring operation that cannot be done. reason."""
 
     code = "ring_error"
+
+
+class BenchFailed(StorageError):
+    """A measurement that cannot be made. reason: a sentence for the one who asked for it."""
+
+    code = "bench_failed"
 
 
 class UnknownError(StorageError):

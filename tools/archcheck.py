@@ -13,14 +13,14 @@ from pathlib import Path
 GROUND = ("common", "ring")
 CONTROL_SERVICES = ("identity", "image", "blockvol", "compute", "network")
 SERVICES = ("object", "container", "account", *CONTROL_SERVICES)
-TOP = ("node", "cli")
+TOP = ("bench", "node", "cli")                  # bench knows a system only from outside, by HTTP and /proc
 PACKAGES = (*GROUND, *SERVICES, "proxy", "control", *TOP)
 SEAMS = ("client", "wire")                     # all that one service sees of another
 
 _BELOW = {                                     # package -> packages it may import whole, besides itself
     "common": (), "ring": ("common",), "proxy": GROUND, "control": GROUND,
     **dict.fromkeys(SERVICES, GROUND), **dict.fromkeys(CONTROL_SERVICES, (*GROUND, "control")),
-    "node": tuple(name for name in PACKAGES if name != "cli"), "cli": PACKAGES,
+    "bench": GROUND, "node": tuple(name for name in PACKAGES if name not in ("bench", "cli")), "cli": PACKAGES,
 }
 _FORBIDDEN = {"proxy": ("aiohttp",)}           # the data path has an HTTP front of its own
 _CLOCK_CALLS = {("time", name) for name in ("time", "time_ns", "monotonic", "monotonic_ns")} | {
@@ -30,7 +30,7 @@ _DOC_WORD = re.compile(r"`([^`\s]+)`")
 _DOC_LINK = re.compile(r"\]\(([^)#\s:]+)(?:#[^)]*)?\)")               # [text](relative/path#anchor)
 _FILE_WORD = re.compile(r"(?:[\w.-]+/)+[\w.-]+\.(?:py|md|toml|sh|patch|json)")
 _NAME_WORD = re.compile(r"[a-z_]+(?:\.[A-Za-z_]\w*)+")
-_CHECKED_FOLDERS = (*PACKAGES, "docs", "tests", "tools", "bench")
+_CHECKED_FOLDERS = (*PACKAGES, "docs", "tests", "tools")
 
 
 def check_imports(root: Path) -> list[str]:
@@ -41,7 +41,7 @@ def check_imports(root: Path) -> list[str]:
 def check_builtin_object(root: Path) -> list[str]:
     """`import object` and `import object.store` rebind a builtin, in tests as well."""
     out = []
-    for path in _sources(root, (*PACKAGES, "tests", "tools", "bench")):
+    for path in _sources(root, (*PACKAGES, "tests", "tools")):
         for node in ast.walk(_parse(path)):
             if isinstance(node, ast.Import) and any(_top(alias.name) == "object" and alias.asname is None for alias in node.names):
                 out.append(f"{_where(root, path, node)}: rebinds the builtin object; write from object.x import Y")
