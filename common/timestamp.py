@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import time
+from functools import lru_cache
 from typing import NamedTuple
 
 _PACKED = struct.Struct(">QIIQ")
@@ -59,7 +60,13 @@ def parse_timestamp(text: str) -> int:
 def format_iso(micros: int) -> str:
     """As in listings: "2023-11-14T22:13:20.123450"."""
     seconds, rest = divmod(micros, 1_000_000)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest // 10 * 10:06d}"
+    return f"{_iso_second(seconds)}.{rest // 10 * 10:06d}"
+
+
+@lru_cache(4096)
+def _iso_second(seconds: int) -> str:
+    """Rows of a page were often written in the same few seconds."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")

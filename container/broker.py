@@ -16,10 +16,11 @@ from collections.abc import Iterable, Iterator
 
 from common.timestamp import ZERO, unpack_stamp
 from container.listing import Bounds, list_page, page_bounds, successor
-from container.wire import UNCONFIRMED_ROWS, Figures, PageAnswer, PageRequest, Row
+from container.wire import UNCONFIRMED_ROWS, Figures, ListEntry, PageAnswer, PageRequest, Row
 
 FORMAT = 1
 _COLUMNS = "name, version, stamp, is_live, instance, size_bytes, object_count, etag, content_type, created_us, stat_us"
+_SHOWN = "name, size_bytes, object_count, etag, content_type, created_us"       # the fields of a ListEntry
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS info (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS rows (name TEXT NOT NULL, version TEXT NOT NULL, stamp BLOB NOT NULL, is_live INTEGER NOT NULL,
@@ -228,11 +229,11 @@ class Broker:
         """Live current rows of `instance` (0: any), and what `peer` may not hold of the page's range."""
         order = "DESC" if page.reverse else "ASC"
 
-        def seek(bounds: Bounds, limit: int) -> Iterator[tuple[str, Row]]:
+        def seek(bounds: Bounds, limit: int) -> Iterator[tuple[str, ListEntry]]:
             where, values = _where(bounds)
-            cursor = self._db.execute(f"SELECT {_COLUMNS} FROM rows WHERE {where} AND version='' AND is_live AND instance >= ? "
+            cursor = self._db.execute(f"SELECT {_SHOWN} FROM rows WHERE {where} AND version='' AND is_live AND instance >= ? "
                                       f"ORDER BY name {order} LIMIT ?", (*values, instance, limit))
-            return ((fields[0], _row(fields)) for fields in cursor)
+            return ((fields[0], ListEntry._make(fields)) for fields in cursor)
 
         entries, last = list_page(seek, page)
         limit = max(page.limit, UNCONFIRMED_ROWS)

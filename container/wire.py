@@ -1,11 +1,10 @@
-"""Records that cross the network to and from row databases: rows, pages, states of containers and accounts.
+"""Records that cross the network to and from row databases: rows, pages, states of containers.
 
     | row: msgpack [name, version, stamp 24B, is live, instance, size, count, etag, content type, created us, stat us] |
     | state of a container: msgpack [instance, created us, put us, policy, meta, headers, shards] |
-    | state of an account: msgpack [created us, put us, meta, headers] |
 
-A container's rows are objects; an account's rows are containers (with bytes used and object count). The states travel as
-`Version.descriptor` of registers in their space (object/wire.py).
+A container's rows are objects; an account's rows are containers (with bytes used and object count). The state travels as
+`Version.descriptor` of a register in its space (object/wire.py).
 """
 from __future__ import annotations
 
@@ -80,28 +79,6 @@ def unpack_container_state(packed: bytes) -> ContainerState:
                           headers=headers, shards=shards)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountState:
-    """What the register of an account says."""
-
-    created_us: int
-    put_us: int
-    meta: Mapping[str, str] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    def pack(self) -> bytes:
-        return pack((self.created_us, self.put_us, dict(self.meta), dict(self.headers)))
-
-
-def unpack_account_state(packed: bytes) -> AccountState:
-    """Raises `Corruption`."""
-    try:
-        created_us, put_us, meta, headers = msgpack.unpackb(packed)
-    except (ValueError, TypeError) as error:
-        raise Corruption(what="account state", reason=str(error)) from error
-    return AccountState(created_us=created_us, put_us=put_us, meta=meta, headers=headers)
-
-
 class PageRequest(NamedTuple):
     """Which names; bounds are exclusive, "" for none. Order: bytes of UTF-8."""
 
@@ -122,11 +99,22 @@ class Figures(NamedTuple):
     object_count: int                    # sum, in accounts
 
 
+class ListEntry(NamedTuple):
+    """What a listing shows of a row."""
+
+    name: str
+    size_bytes: int
+    object_count: int
+    etag: str
+    content_type: str
+    created_us: int
+
+
 class PageAnswer(NamedTuple):
-    """One replica's page. entries: rows, or a rolled-up name as str; unconfirmed: rows of the page's range that the
+    """One replica's page. entries: what it shows of rows, or a rolled-up name as str; unconfirmed: rows of the range that the
     asked-for peer is not known to hold (tombstones too)."""
 
-    entries: list[Row | str]
+    entries: list[ListEntry | str]
     unconfirmed: list[Row]
     figures: Figures
 
@@ -143,12 +131,11 @@ def unpack_rows(packed: bytes) -> list[Row]:
 
 def pack_page(answer: PageAnswer) -> bytes:
     """Body of a frame."""
-    return pack(([entry if isinstance(entry, str) else pack_row(entry) for entry in answer.entries],
-                 [pack_row(row) for row in answer.unconfirmed], answer.figures))
+    return pack((answer.entries, [pack_row(row) for row in answer.unconfirmed], answer.figures))
 
 
 def unpack_page(packed: bytes) -> PageAnswer:
     """Inverse of `pack_page`."""
     entries, unconfirmed, figures = msgpack.unpackb(packed)
-    return PageAnswer([entry if isinstance(entry, str) else unpack_row(entry) for entry in entries],
+    return PageAnswer([entry if isinstance(entry, str) else ListEntry._make(entry) for entry in entries],
                       [unpack_row(row) for row in unconfirmed], Figures(*figures))

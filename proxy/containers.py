@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
+from account.wire import AccountState, unpack_account_state
 from common.errors import (
     Conflict,
     DeadInstance,
@@ -18,12 +19,10 @@ from common.errors import (
 from common.timestamp import ZERO, Stamp
 from container.client import RowClient
 from container.wire import (
-    AccountState,
     ContainerState,
     PageAnswer,
     PageRequest,
     Row,
-    unpack_account_state,
     unpack_container_state,
 )
 from object.wire import Kind, Version, make_version

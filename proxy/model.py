@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from object.wire import Descriptor
 
@@ -71,8 +71,7 @@ class Subdir:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectEntry:
+class ObjectEntry(NamedTuple):
     """A row of a container listing."""
 
     name: str
@@ -82,8 +81,7 @@ class ObjectEntry:
     created_us: int                      # last_modified
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerEntry:
+class ContainerEntry(NamedTuple):
     """A row of an account listing."""
 
     name: str

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from common.errors import DeadInstance, PromiseOutstanding, QuorumNotMet, StorageError
 from container.client import RowClient
-from container.wire import UNCONFIRMED_ROWS, PageAnswer, PageRequest, Row
+from container.wire import UNCONFIRMED_ROWS, ListEntry, PageAnswer, PageRequest, Row
 from proxy.cluster import RowPlace
 
 T = TypeVar("T")
@@ -115,7 +115,7 @@ async def list_rows(place: RowPlace, page: PageRequest, *, instance: int, deadli
 
     settle: ends a change of the container that holds up what the replicas lack of each other. Raises `QuorumNotMet`.
     """
-    entries: list[Row | str] = []
+    entries: list[ListEntry | str] = []
     while True:                          # in steps that fit into a frame and do not hold up the loop
         step = page._replace(limit=min(page.limit - len(entries), STEP_NAMES))
         answer = await _list_step(place, step, instance=instance, deadline_s=deadline_s, settle=settle)

@@ -20,12 +20,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from account.wire import AccountState
 from common.hashing import crc32
 from common.timestamp import Stamp
 from common.version import VERSION
 from common.vfs import RealFs
 from container.broker import Broker
-from container.wire import AccountState, ContainerState, Row, pack_row
+from container.wire import ContainerState, Row, pack_row
 from object.bodies import XATTR
 from object.device import Device, DeviceLimits
 from object.format import (
