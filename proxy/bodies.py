@@ -10,7 +10,7 @@ import errno
 import hashlib
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from common.errors import BodyTooLarge, BodyTooShort, ChecksumMismatch, DeadlineExceeded, DeviceFull, QuorumNotMet, StorageError
 from common.hashing import md5_hex
@@ -19,8 +19,10 @@ from object.client import ObjectClient, Stage
 from object.wire import Reply
 from proxy.cluster import Place, RegisterPorts
 from proxy.model import BodySource
+from proxy.witness import Witness, explain
 
 log = get_logger("proxy.bodies")
+E = TypeVar("E", bound=StorageError)
 HASH_INLINE_MAX = 65_536
 LAG_S = 1.0                              # how long a chunk waits for the last replica once a quorum has it
 
@@ -120,6 +122,8 @@ class _Uploads:
         self._place, self._quorum, self._deadline_s = place, quorum, deadline_s
         self.stages: dict[ObjectClient, Stage] = {}
         self._errors: dict[str, StorageError] = {}
+        self._witness = Witness()
+        self._asked_s = 0.0
 
     async def open(self) -> None:
         await self._each([(client, self._open(client)) for client in self._place.clients])
@@ -143,6 +147,7 @@ class _Uploads:
     async def _each(self, jobs: Sequence[tuple[ObjectClient, Coroutine[Any, Any, None]]]) -> None:
         """Wait for a quorum, and a little for the others: a replica that fails or hangs is left out, too few are an error."""
         loop = asyncio.get_running_loop()
+        self._asked_s = loop.time()
         tasks = {loop.create_task(job): client for client, job in jobs}
         waiting = set(tasks)
         good = 0
@@ -162,8 +167,13 @@ class _Uploads:
         if good < self._quorum:
             for error in self._errors.values():
                 if isinstance(error, DeviceFull):
-                    raise error
-            raise QuorumNotMet(needed=self._quorum, what="body", answers={d: e.code for d, e in self._errors.items()})
+                    raise self._explain(DeviceFull(**error.fields), "device.full")
+            raise self._explain(QuorumNotMet(needed=self._quorum, what="body",
+                                             answers={d: e.code for d, e in self._errors.items()}), "quorum.body")
+
+    def _explain(self, error: E, rule: str) -> E:
+        return explain(error, rule, self._witness, path=self._place.path, needed=self._quorum,
+                       replicas=len(self._place.clients), answered=sorted(client.device_id for client in self.stages))
 
     def _judge(self, client: ObjectClient, error: BaseException | None) -> bool:
         """True for a success; raises what is no fault of a replica."""
@@ -178,6 +188,7 @@ class _Uploads:
 
     def _leave_out(self, client: ObjectClient, error: StorageError) -> None:
         self._errors[str(client.device_id)] = error
+        self._witness.note(client.device_id, "body", error, (asyncio.get_running_loop().time() - self._asked_s) * 1e3)
         stage = self.stages.pop(client, None)
         if stage is not None:
             stage.abort()

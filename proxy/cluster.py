@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from common.clock import Clock
 from common.errors import (
@@ -17,6 +17,7 @@ from common.errors import (
     DeadlineExceeded,
     DeviceFull,
     DeviceUnavailable,
+    OutcomeUnknown,
     Overloaded,
     QuorumNotMet,
     StorageError,
@@ -27,8 +28,10 @@ from container.client import RowClient
 from object.client import ObjectClient
 from object.wire import SPACE_ACCOUNT, SPACE_CONTAINER, SPACE_OBJECT, Reply, make_key, split_key
 from proxy.coordinator import Accept, Look, Message, Replies
+from proxy.witness import Witness, explain
 from ring.placement import Ring, hash_path
 
+E = TypeVar("E", bound=StorageError)
 AWAY = (DeviceUnavailable, TransportLost, DeadlineExceeded, DeviceFull, Overloaded)
 PLACES_MAX = 10_000                      # accounts and containers whose place is remembered
 HEDGE_S_MIN, HEDGE_S_MAX = 0.005, 1.0
@@ -174,12 +177,18 @@ class Round:
         try:
             answer = self._ports.send(client, self._message)
         except StorageError as error:
-            self.errors[client.device_id] = error
+            self._fail(client.device_id, error)
             return
         if isinstance(answer, Reply):
             self._take(client.device_id, answer)
         else:
             self._pending[answer] = client.device_id
+
+    def _fail(self, device_id: int, error: StorageError) -> None:
+        self.errors[device_id] = error
+        began_s = self._started_s                                # 0.0: refused before anybody had to wait
+        ms = (asyncio.get_running_loop().time() - began_s) * 1e3 if began_s else 0.0
+        self._ports.note(device_id, _question(self._message), error, ms)
 
     def _take(self, device_id: int, reply: Reply) -> None:
         self.replies.append(reply)
@@ -221,7 +230,8 @@ class Round:
                 self._hedge.cancel()
         if loop.time() >= self._ports.deadline_s:
             for device_id in self._pending.values():
-                self.errors.setdefault(device_id, DeadlineExceeded(what="answer of a replica"))
+                if device_id not in self.errors:
+                    self._fail(device_id, DeadlineExceeded(what="answer of a replica"))
         self._cluster.usual.note(loop.time() - self._started_s)
         return self._end()
 
@@ -243,10 +253,8 @@ class Round:
         error = future.exception()
         if error is None:
             self._take(device_id, future.result())
-        elif isinstance(error, StorageError):
-            self.errors[device_id] = error
         else:
-            self.errors[device_id] = StorageError(reason=repr(error))
+            self._fail(device_id, error if isinstance(error, StorageError) else StorageError(reason=repr(error)))
         if self._future is None or self._future.done():
             return
         if self._is_short:
@@ -284,6 +292,7 @@ class RegisterPorts:
         self.write_id = cluster.rng.getrandbits(63) + 1
         self.holders: dict[int, Reply] = {}      # the last reply of each device
         self.errors: dict[int, StorageError] = {}
+        self.witness: Witness | None = None      # once a device answered with an error
         self.on_missed: Callable[[], None] | None = None     # a replica could not take a write that others took
 
     def missed(self, error: StorageError) -> None:
@@ -310,11 +319,25 @@ class RegisterPorts:
         self.errors.update(under_way.errors)
         message = under_way._message
         if len(replies) < self.quorum and isinstance(message, Look) and message.ballot is None:
-            raise QuorumNotMet(needed=self.quorum, answers={str(d): e.code for d, e in under_way.errors.items()})
+            raise self.explain(QuorumNotMet(needed=self.quorum, answers={str(d): e.code for d, e in under_way.errors.items()}))
         for error in under_way.errors.values():
-            if error.code == "full" and len(replies) < self.quorum:
-                raise error              # says more than "no quorum"
+            if isinstance(error, DeviceFull) and len(replies) < self.quorum:
+                raise self.explain(DeviceFull(**error.fields))   # says more than "no quorum"
         return replies
+
+    def note(self, device_id: int, asked: str, error: StorageError, ms: float) -> None:
+        """A device answered with an error, or not in time."""
+        if self.witness is None:
+            self.witness = Witness()
+        self.witness.note(device_id, asked, error, ms)
+
+    def explain(self, error: E) -> E:
+        """The error of this operation, with what the devices said."""
+        rule = "device.full" if isinstance(error, DeviceFull) else "quorum.look"
+        if isinstance(error, OutcomeUnknown):
+            rule = "quorum.contention" if self.witness is None else "quorum.accept"
+        return explain(error, rule, self.witness, path=self.place.path, needed=self.quorum, replicas=len(self.place.clients),
+                       answered=sorted(self.holders))
 
     def send(self, client: ObjectClient, message: Message) -> Reply | asyncio.Future[Reply]:
         """One message to one replica."""
@@ -339,3 +362,9 @@ class RegisterPorts:
     def damaged(self) -> list[ObjectClient]:
         """Replicas whose last answer was damage."""
         return [c for c in self.place.clients if isinstance(self.errors.get(c.device_id), Corruption)]
+
+
+def _question(message: Message) -> str:
+    if isinstance(message, Accept):
+        return "accept"
+    return "look" if message.ballot is None else "prepare"

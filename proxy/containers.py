@@ -30,6 +30,7 @@ from proxy.cluster import Cluster, Place, RegisterPorts, RowPlace
 from proxy.coordinator import Coordinator, Look, Outcome, Replies, Verdict, is_live
 from proxy.model import AccountInfo, ContainerEntry, ContainerInfo, MetaChange, ObjectEntry, Page, Subdir
 from proxy.rows import LAG_S, deliver, list_rows
+from proxy.witness import Witness, explain
 
 FRESH_S = 1.0                            # how old container metadata may be that a read relies on
 ACCOUNT_LOOK_S = 1.0
@@ -363,7 +364,8 @@ async def _quorum_of(rows: RowPlace, deadline_s: float,
     left_s = max(deadline_s - asyncio.get_running_loop().time(), 0.001)
     asked = {asyncio.ensure_future(ask(client, left_s)): client for client in rows.clients}
     found: list[list[Row]] = []
-    errors: dict[str, str] = {}
+    witness, loop = Witness(), asyncio.get_running_loop()
+    began_s = loop.time()
     waiting = set(asked)
     try:
         while waiting:
@@ -376,14 +378,15 @@ async def _quorum_of(rows: RowPlace, deadline_s: float,
                 if error is None:
                     found.append(answer.result())
                 elif isinstance(error, StorageError):
-                    errors[str(asked[answer].device_id)] = error.code
+                    witness.note(asked[answer].device_id, "rows", error, (loop.time() - began_s) * 1e3)
                 else:
                     raise error
     finally:
         for answer in waiting:
             answer.cancel()
     if len(found) < rows.quorum:
-        raise QuorumNotMet(needed=rows.quorum, what="rows", answers=errors)
+        raise explain(QuorumNotMet(needed=rows.quorum, what="rows", answers=witness.codes()), "quorum.rows", witness,
+                      path=rows.path, needed=rows.quorum, replicas=len(rows.clients))
     return found
 
 

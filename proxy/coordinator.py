@@ -57,6 +57,9 @@ class Ports(Protocol):
     async def pause(self, attempt: int) -> bool:
         """Back off with jitter before the next attempt; False when the operation's deadline has passed."""
 
+    def explain(self, error: OutcomeUnknown) -> OutcomeUnknown:
+        """The same error, with what is known about why."""
+
 
 class Verdict(enum.Enum):
     """How an operation ended (when it ended)."""
@@ -142,7 +145,7 @@ class Coordinator:
                     return Outcome(Verdict.DONE, x, b, taken)
             attempt += 1
             if not await self._ports.pause(attempt):
-                raise OutcomeUnknown(attempts=attempt)
+                raise self._ports.explain(OutcomeUnknown(attempts=attempt))
 
     # --- conditional ---------------------------------------------------------------------------------------------
 
@@ -158,7 +161,7 @@ class Coordinator:
                 if m.version.stamp.write_id == self._ports.write_id:
                     x, verdict = m.version, Verdict.DONE
                 elif first_tried is not None and m.ballot > first_tried:
-                    raise OutcomeUnknown(attempts=attempt)
+                    raise self._ports.explain(OutcomeUnknown(attempts=attempt))
                 else:
                     answer = decide(m.version, b)
                     wanted = await answer if isinstance(answer, Awaitable) else answer
@@ -173,7 +176,7 @@ class Coordinator:
                     return Outcome(verdict, x, b, taken)
             attempt += 1
             if not await self._ports.pause(attempt):
-                raise OutcomeUnknown(attempts=attempt)
+                raise self._ports.explain(OutcomeUnknown(attempts=attempt))
 
     # --- read ----------------------------------------------------------------------------------------------------
 

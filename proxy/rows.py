@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from common.errors import DeadInstance, PromiseOutstanding, QuorumNotMet, StorageError
+from common.errors import DeadInstance, DeadlineExceeded, PromiseOutstanding, QuorumNotMet, StorageError
 from container.client import RowClient
 from container.wire import UNCONFIRMED_ROWS, ListEntry, PageAnswer, PageRequest, Row
 from proxy.cluster import RowPlace
+from proxy.witness import Witness, explain
 
 T = TypeVar("T")
 EXCHANGES_MAX = 50                       # rounds of one listing in which replicas still lack rows of each other
@@ -41,8 +42,8 @@ async def deliver(place: RowPlace, rows: Sequence[Row], *, deadline_s: float,
             return
         is_held_up = any(isinstance(error, (PromiseOutstanding, DeadInstance)) for error in delivery.errors.values())
         if not is_held_up or settle is None or loop.time() + SETTLE_PAUSE_S >= deadline_s:
-            raise QuorumNotMet(needed=place.quorum, what="listing",
-                               answers={str(c.device_id): e.code for c, e in delivery.errors.items()})
+            raise delivery.explain(QuorumNotMet(needed=place.quorum, what="listing",
+                                                answers={str(c.device_id): e.code for c, e in delivery.errors.items()}))
         if is_checked:
             await asyncio.sleep(SETTLE_PAUSE_S)
         await settle()
@@ -55,6 +56,8 @@ class _Delivery:
     def __init__(self, place: RowPlace, rows: Sequence[Row], deadline_s: float, *, is_death_news: bool) -> None:
         loop = asyncio.get_running_loop()
         self._place, self._rows, self._deadline_s, self._is_death_news = place, rows, deadline_s, is_death_news
+        self._began_s = loop.time()
+        self._witness: Witness | None = None
         self.errors: dict[RowClient, StorageError] = {}
         self.stored: list[RowClient] = []
         self._enough: asyncio.Future[None] = loop.create_future()
@@ -78,6 +81,7 @@ class _Delivery:
     def _note(self, client: RowClient, error: StorageError | None) -> None:
         if error is not None:
             self.errors[client] = error
+            self._tell(client, error)
         else:
             self.stored.append(client)
             if self._enough.done():      # the third one: the others may know
@@ -86,6 +90,19 @@ class _Delivery:
         if not self._enough.done() and (len(self.stored) >= self._place.quorum or answered == len(self._place.clients)
                                         or (self._is_death_news and isinstance(error, DeadInstance))):
             self._enough.set_result(None)
+
+    def _tell(self, client: RowClient, error: StorageError) -> None:
+        if self._witness is None:
+            self._witness = Witness()
+        self._witness.note(client.device_id, "row", error, (asyncio.get_running_loop().time() - self._began_s) * 1e3)
+
+    def explain(self, error: QuorumNotMet) -> QuorumNotMet:
+        """The error, with what each database said, or that it said nothing."""
+        for client in self._place.clients:
+            if client not in self.errors and client not in self.stored:
+                self._tell(client, DeadlineExceeded(what="answer of a replica"))
+        return explain(error, "quorum.rows", self._witness, path=self._place.path, needed=self._place.quorum,
+                       replicas=len(self._place.clients), answered=sorted(client.device_id for client in self.stored))
 
     async def wait(self) -> None:
         """Until it is enough, or the deadline has passed."""
@@ -132,6 +149,7 @@ async def _list_step(place: RowPlace, page: PageRequest, *, instance: int, deadl
     if len(place.clients) == 1:
         return await place.clients[0].page(place.key, page, instance=instance, peer=None, timeout_s=_left(deadline_s))
     errors: dict[str, str] = {}
+    witness = Witness()
     pairs = [(a, b) for i, a in enumerate(place.clients) for b in place.clients[i + 1:]]
     listings: set[asyncio.Task[PageAnswer]] = set()
     try:
@@ -140,7 +158,8 @@ async def _list_step(place: RowPlace, page: PageRequest, *, instance: int, deadl
                 first, second = pairs.pop(0)
                 if str(first.device_id) in errors or str(second.device_id) in errors:
                     continue
-                listings.add(asyncio.create_task(_agreed_page(place, page, first, second, instance, deadline_s, errors, settle)))
+                listings.add(asyncio.create_task(_agreed_page(place, page, first, second, instance, deadline_s,
+                                                                  _Noted(errors, witness), settle)))
             patience_s = min(LAG_S, _left(deadline_s)) if pairs else _left(deadline_s) + LAG_S
             finished, listings = await asyncio.wait(listings, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
             for task in finished:
@@ -153,11 +172,12 @@ async def _list_step(place: RowPlace, page: PageRequest, *, instance: int, deadl
     finally:
         for task in listings:
             task.cancel()
-    raise QuorumNotMet(needed=place.quorum, what="listing", answers=errors)
+    raise explain(QuorumNotMet(needed=place.quorum, what="listing", answers=errors), "quorum.page", witness, path=place.path,
+                  needed=2, replicas=len(place.clients))
 
 
 async def _agreed_page(place: RowPlace, page: PageRequest, first: RowClient, second: RowClient, instance: int,
-                       deadline_s: float, errors: dict[str, str],
+                       deadline_s: float, noted: _Noted,
                        settle: Callable[[], Awaitable[None]] | None) -> PageAnswer:
     """The second is asked before the first: what it then knows the first to hold is in the page.
 
@@ -165,26 +185,35 @@ async def _agreed_page(place: RowPlace, page: PageRequest, first: RowClient, sec
     """
     limit = max(page.limit, UNCONFIRMED_ROWS)
     for _ in range(EXCHANGES_MAX):
-        lacking = await _noting(errors, second, second.unconfirmed(place.key, page, peer=first.peer_id, limit=limit,
-                                                                   timeout_s=_left(deadline_s)))
+        lacking = await noted.ask(second, second.unconfirmed(place.key, page, peer=first.peer_id, limit=limit,
+                                                             timeout_s=_left(deadline_s)))
         await _give(place, lacking, second, first, deadline_s, settle)
         if len(lacking) >= limit:
             continue                     # there may be more
-        answer = await _noting(errors, first, first.page(place.key, page, instance=instance, peer=second.peer_id,
-                                                         timeout_s=_left(deadline_s)))
+        answer = await noted.ask(first, first.page(place.key, page, instance=instance, peer=second.peer_id,
+                                                   timeout_s=_left(deadline_s)))
         await _give(place, answer.unconfirmed, first, second, deadline_s, settle)
         if len(answer.unconfirmed) < limit:
             return answer                # the second has stored all that this page shows
     raise QuorumNotMet(needed=place.quorum, what="listing", reason="the replicas lack too many rows of each other")
 
 
-async def _noting(errors: dict[str, str], client: RowClient, call: Awaitable[T]) -> T:
-    """The answer; an error is noted as this replica's."""
-    try:
-        return await call
-    except StorageError as error:
-        errors[str(client.device_id)] = error.code
-        raise
+class _Noted(NamedTuple):
+    """Where one listing notes what its replicas answered instead of what they were asked for."""
+
+    errors: dict[str, str]
+    witness: Witness
+
+    async def ask(self, client: RowClient, call: Awaitable[T]) -> T:
+        """The answer; an error is noted as this replica's."""
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        try:
+            return await call
+        except StorageError as error:
+            self.errors[str(client.device_id)] = error.code
+            self.witness.note(client.device_id, "page", error, (loop.time() - began_s) * 1e3)
+            raise
 
 
 async def _give(place: RowPlace, rows: list[Row], giver: RowClient, taker: RowClient, deadline_s: float,

@@ -30,6 +30,7 @@ from proxy.handoff import Handoffs
 from proxy.model import BodySource, Condition, ContainerInfo, ObjectInfo, Target
 from proxy.repair import Repairer
 from proxy.rows import deliver
+from proxy.witness import Witness, explain
 
 log = get_logger("proxy.store")
 OWE_S = 5.0                              # how long a gateway tries to have a write owed after its deadline
@@ -134,20 +135,22 @@ class ObjectStore(Containers):
             return
         source = info.source
         assert isinstance(source, Source)
-        failures: dict[str, str] = {}
+        failures = Witness()
+        loop = asyncio.get_running_loop()
         for client in _holders(source.ports, source.version):
+            began_s = loop.time()
             try:
                 async for piece in self._read_from(client, source, offset, count):
                     yield piece
                     offset += len(piece)
                     count -= len(piece)
             except StorageError as error:
-                failures[str(client.device_id)] = error.code
+                failures.note(client.device_id, "body", error, (loop.time() - began_s) * 1e3)
                 if isinstance(error, Corruption):
                     self.repairer.repair(source.place, source.version, source.ballot)
             if count <= 0:
                 return
-        raise QuorumNotMet(what="body", answers=failures)
+        raise explain(QuorumNotMet(what="body", answers=failures.codes()), "quorum.body", failures, path=info.path, needed=1)
 
     async def _read_from(self, client: ObjectClient, source: Source, offset: int, count: int) -> AsyncIterator[bytes]:
         left_s = max(source.deadline_s - asyncio.get_running_loop().time(), 1.0)
@@ -284,7 +287,7 @@ class ObjectStore(Containers):
                           settle=lambda: self.settle_for(place, row.instance, begun.deadline_s))
         except DeadInstance:
             await self._undo(begun, version)
-            raise NotFound(what="container") from None
+            raise NotFound(what="container").because("container.deleted_under_write") from None
         except QuorumNotMet as error:
             await self._owe(begun, version, error)
             return False
@@ -317,7 +320,7 @@ class ObjectStore(Containers):
             if durable >= begun.place.quorum:
                 break
         if durable < begun.place.quorum:
-            raise QuorumNotMet(needed=begun.place.quorum, what="listing", answers={"owed": durable})
+            raise QuorumNotMet(needed=begun.place.quorum, what="listing", answers={"owed": durable}).after(error)
 
     async def _undo(self, begun: _Begun, version: Version) -> None:
         """The container was deleted under this write: take it back if it is still what the register holds."""

@@ -164,6 +164,9 @@ class SimPorts:
     async def pause(self, attempt: int) -> bool:
         return attempt < 4
 
+    def explain(self, error):
+        return error
+
 
 def encode(value: int | None) -> bytes:
     return b"" if value is None else b"%d" % value
