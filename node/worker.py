@@ -32,6 +32,7 @@ from node.storage import Storage
 from proxy.app import Door, RequestReport, TxidSource, make_app
 from proxy.auth import V1Auth, load_users
 from proxy.errors import front_errors
+from proxy.explain import Causes
 from proxy.http.parse import HeadLimits
 from proxy.http.server import HttpLimits, HttpServer, make_ssl_context
 from proxy.model import Store
@@ -71,6 +72,7 @@ class Worker:
         self._clock, self._registry = clock, registry
         self._services = make_services(plan, clock)
         self._new_txid = TxidSource(clock)
+        self._causes = Causes(clock)
         self._tls: ssl.SSLContext | None = None
         self._close_door: Callable[[], None] = lambda: None
         self._server: HttpServer | None = None
@@ -84,7 +86,8 @@ class Worker:
         self._tls = _load_tls(config)
         await self._services.start()
         server = self._server = HttpServer(self._app(config), limits=http_limits(config), clock=self._clock,
-                                           on_request_done=RequestReport(self._registry), make_error=front_errors(self._new_txid))
+                                           on_request_done=RequestReport(self._registry, self._causes),
+                                           make_error=front_errors(self._new_txid), on_refused=self._causes.note_refused)
         self._register_gauges(server)
         for sock in self._listeners:
             await server.start(sock=sock, ssl=self._tls)
@@ -122,6 +125,8 @@ class Worker:
         if op == "metrics":
             self._measure_devices()
             return self._registry.snapshot()
+        if op == "explain":
+            return {"entry": self._causes.find(fields["txid"]), "memory": self._causes.memory()}
         if op == "reload":
             self._reload(unpack_config(fields["config"]))
             return None

@@ -13,6 +13,7 @@ from common.errors import StorageError
 from common.log import DEBUG, Repeats, get_logger
 from common.metrics import Counter, Histogram, Registry
 from proxy.errors import Refusal, answer, error_answer, make_txid, mark, refusal_answer
+from proxy.explain import Causes
 from proxy.http.dispatch import Api, choose_api
 from proxy.http.message import Request, Response
 
@@ -44,12 +45,15 @@ def make_app(door_swift: Door, *, new_txid: Callable[[], str] | None = None, s3_
             api = choose_api(request.method, request.raw_path, request.headers, request.query, s3_domain=s3_domain)
             if api is Api.SWIFT:
                 return await door_swift(request)
-            response = answer_elsewhere(request)
+            raise refuse_elsewhere(request)
         except Refusal as refusal:
+            request.failed = refusal, ""
             response = refusal_answer(refusal)
         except StorageError as error:
+            request.failed = error, ""
             response = error_answer(error)
         except Exception as error:               # the edge: a bug must not cost the connection, and has to be seen
+            request.failed = error, ""
             _log.error("request crashed", txid=request.txid, method=request.method, path=request.path, exc=error)
             response = answer(500)
         return mark(response, request.txid)
@@ -57,22 +61,26 @@ def make_app(door_swift: Door, *, new_txid: Callable[[], str] | None = None, s3_
     return app
 
 
-def answer_elsewhere(request: Request) -> Response:
+def refuse_elsewhere(request: Request) -> Refusal:
     """What is not Swift's: a bucket name, a signature of another API, the root."""
     authorization = request.headers.get("authorization") or ""
     is_signed = authorization.startswith("AWS") or b"X-Amz-" in request.raw_query
-    return answer(400, NO_S3) if is_signed else answer(404, NO_SUCH_PLACE)
+    return Refusal(400, NO_S3).because("api.s3") if is_signed else Refusal(404, NO_SUCH_PLACE).because("request.nowhere")
 
 
 class RequestReport:
-    """`on_request_done` of the front: metrics always, a line of log at level debug, and a warning for what we could not do."""
+    """`on_request_done` of the front: metrics always, a line of log at level debug, a warning for what we could not do.
 
-    def __init__(self, registry: Registry) -> None:
+    causes: takes why requests were refused or failed, for `holdfast explain`.
+    """
+
+    def __init__(self, registry: Registry, causes: Causes | None = None) -> None:
         self._seconds = registry.histogram("holdfast_request_seconds", "time from the head of a request to the end of its answer",
                                            ("method", "status"))
         self._bytes = registry.counter("holdfast_request_sent_bytes_total", "bytes of bodies sent to clients").labels()
         self._received = registry.counter("holdfast_request_received_bytes_total", "announced bytes of bodies of clients").labels()
         self._repeats = Repeats(_log)
+        self._causes = causes
         self._handles: dict[tuple[str, int], Histogram] = {}
 
     def __call__(self, request: Request, response: Response, sent_bytes: int, seconds: float) -> None:
@@ -85,6 +93,8 @@ class RequestReport:
         handle.observe(seconds)
         _add(self._bytes, sent_bytes)
         _add(self._received, request.body.length or 0)
+        if response.status >= 400 and self._causes is not None:
+            self._causes.note(request, response, seconds)
         if response.status >= 500:
             code = next((value for name, value in response.headers if name == "X-Error-Code"), "")
             self._repeats.warning("request failed", about=code or response.status, txid=request.txid, method=request.method,

@@ -136,7 +136,7 @@ class V1Auth:
     async def login(self, user_id: str, key: str) -> Grant:
         """A new token. Raises `Unauthorized`, and `Overloaded` when too many keys wait to be hashed."""
         if not await self._logins.is_right(user_id, key):
-            raise Unauthorized()
+            raise Unauthorized().because("auth.wrong_key" if user_id in self._users else "auth.unknown_user", user=user_id)
         user = self._users[user_id]
         expires_s = self._clock.now_us() // 1_000_000 + self._token_life_s
         return Grant(token=self._make_token(user, expires_s), account=self._prefix + user.account, life_s=self._token_life_s)
@@ -159,14 +159,20 @@ class V1Auth:
                 raise ValueError("too long")
             raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError) as error:
-            raise Unauthorized() from error
+            raise Unauthorized().because("auth.token_malformed") from error
         mac, body = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
         if len(raw) <= _HEAD_BYTES or not hmac.compare_digest(mac, self._mac(b"token", body)):
-            raise Unauthorized()
+            raise Unauthorized().because("auth.token_forged")
         expires_s = int.from_bytes(body[:8], "big")                    # signed by us from here on
-        user = self._users.get(body[16:].decode())
-        if user is None or now_s >= expires_s or not hmac.compare_digest(body[8:16], self._key_print(user)):
-            raise Unauthorized()
+        user_id = body[16:].decode()
+        user = self._users.get(user_id)
+        if user is None:
+            raise Unauthorized().because("auth.user_gone", user=user_id)
+        if now_s >= expires_s:
+            raise Unauthorized().because("auth.token_expired", user=user_id, expired_s=now_s - expires_s,
+                                         life_s=self._token_life_s)
+        if not hmac.compare_digest(body[8:16], self._key_print(user)):
+            raise Unauthorized().because("auth.key_changed", user=user_id)
         return expires_s, user
 
     def _key_print(self, user: User) -> bytes:

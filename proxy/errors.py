@@ -74,7 +74,7 @@ _TEXTS = {                               # status: title, sentence, as Swift ans
 _PAGES = {status: f"<html><h1>{title}</h1><p>{sentence}</p></html>".encode() for status, (title, sentence) in _TEXTS.items()}
 
 
-class Refusal(Exception):
+class Refusal(e.Explained):
     """An answer of a door for which no error class stands: raised in a handler, answered as it is.
 
     text: a plain sentence for the client; None for the page of the status.

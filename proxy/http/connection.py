@@ -242,10 +242,12 @@ class Connection(asyncio.Protocol):
         self._scanned = 0
         self._need_bytes = 1
         if end == len(data):
+            head = parse_head(data, limits)
             self._input = b""
-            return parse_head(data, limits)
-        self._input = data[end:]
-        return parse_head(data[:end], limits)
+        else:
+            head = parse_head(data[:end], limits)
+            self._input = data[end:]
+        return head
 
     def _drop_empty_lines(self) -> None:
         """Old clients send an empty line after a body (RFC 9112, 2.2)."""
@@ -461,6 +463,8 @@ class Connection(asyncio.Protocol):
         """Answer a request that is none, and close."""
         self._server.counters.refused += 1
         response = self._server.make_error(status, reason)
+        if self._server.on_refused is not None:
+            self._server.on_refused(response, reason, self._peer, self._input)
         head = render_head(response, date_line=self._server.date_line(), keep_alive=False, is_old=False)
         self._write(head + (response.body if isinstance(response.body, bytes) else b""))
         self._close(may_have_input=True)

@@ -198,10 +198,11 @@ class Request:
     """One request of a client, its framing already judged.
 
     raw_path: percent-encoded, without the query. host: of the Host field or of an absolute target, "" if none.
-    received_at: `Clock.monotonic_s` when its head was complete. txid: set by the app.
+    received_at: `Clock.monotonic_s` when its head was complete. txid: set by the app. failed: what the app made an answer
+    of, and the user who asked ("" for none); None while nothing went wrong.
     """
 
-    __slots__ = ("_path", "_query", "body", "headers", "host", "http_version", "method", "peer", "raw_path",
+    __slots__ = ("_path", "_query", "body", "failed", "headers", "host", "http_version", "method", "peer", "raw_path",
                  "raw_query", "received_at", "scheme", "txid")
 
     def __init__(self, *, method: str, raw_path: bytes, raw_query: bytes, headers: Headers, body: Body, peer: str = "",
@@ -217,6 +218,7 @@ class Request:
         self.received_at = received_at
         self.http_version = http_version
         self.txid: str | None = None
+        self.failed: tuple[Exception, str] | None = None
         self._path: bytes | None = None
         self._query: dict[str, str] | None = None
 

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 App = Callable[[Request], Coroutine[Any, Any, Response]]
 OnRequestDone = Callable[[Request, Response, int, float], None]      # request, response, sent body bytes, seconds
+OnRefused = Callable[[Response, str, str, bytes], None]              # answer, reason, address of the client, input
 
 TICK_S = 1.0
 
@@ -58,15 +59,17 @@ class HttpServer:
     """Serves `app` on any number of listening sockets of one event loop.
 
     make_error: builds the answers of the front itself, so that the app can add its fields.
+    on_refused: told of each of them: the answer, its reason, the client's address, and what had come of the request.
     on_request_done: called once per request that reached the app, after its answer left or failed.
     """
 
     def __init__(self, app: App, *, limits: HttpLimits | None = None, on_request_done: OnRequestDone | None = None,
-                 make_error: MakeError = plain_error, clock: Clock | None = None) -> None:
+                 make_error: MakeError = plain_error, on_refused: OnRefused | None = None, clock: Clock | None = None) -> None:
         self.app = app
         self.limits = limits or HttpLimits()
         self.on_request_done = on_request_done
         self.make_error = make_error
+        self.on_refused = on_refused
         self.counters = HttpCounters()
         self.pool = BufferPool(self.limits.body_buffer_count, CHUNK_BYTES_MAX)
         self.is_draining = False

@@ -68,7 +68,7 @@ async def create_account(gateway: Gateway, ask: Ask, change: MetaChange | None =
     try:
         return await gateway.store.create_account(ask.path.account, change or MetaChange())
     except Conflict as error:
-        raise Refusal(410, None, [("X-Account-Status", "Deleted")]) from error
+        raise Refusal(410, None, [("X-Account-Status", "Deleted")]).because("account.deleted") from error
 
 
 async def _begin_account(gateway: Gateway, ask: Ask) -> AccountInfo:

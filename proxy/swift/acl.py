@@ -24,7 +24,7 @@ class Acl:
         """Whether a request that came from a page at `referrer` (a URL or None) is allowed; the last match decides."""
         if not self.referrers:
             return False
-        host = _host(referrer)
+        host = referrer_host(referrer)
         is_allowed = False
         for rule in self.referrers:
             excluded = rule.startswith("-")
@@ -55,19 +55,19 @@ def clean_acl(text: str, *, is_write: bool) -> str:
         elif word in _REFERRER_WORDS:
             cleaned.append(_clean_referrer(element, rest, is_write))
         else:
-            raise BadRequest(reason=f"Unknown designator {word!r} in ACL: {element!r}")
+            raise BadRequest(reason=f"Unknown designator {word!r} in ACL: {element!r}").because("acl.syntax")
     return ",".join(cleaned)
 
 
 def _clean_referrer(element: str, host: str, is_write: bool) -> str:
     if is_write:
-        raise BadRequest(reason=f"Referrers not allowed in write ACL: {element!r}")
+        raise BadRequest(reason=f"Referrers not allowed in write ACL: {element!r}").because("acl.syntax")
     sign = "-" if host.startswith("-") else ""
     host = host.removeprefix("-").strip()
     if host != "*":
         host = host.removeprefix("*").strip()                         # "*.example.com" is ".example.com"
     if host in ("", "."):
-        raise BadRequest(reason=f"No host/domain value after referrer designation in ACL: {element!r}")
+        raise BadRequest(reason=f"No host/domain value after referrer designation in ACL: {element!r}").because("acl.syntax")
     return f".r:{sign}{host}"
 
 
@@ -86,7 +86,8 @@ def _group(element: str) -> str:
     return name[:-2] if name.endswith(":*") and len(name) > 2 else name
 
 
-def _host(referrer: str | None) -> str:
+def referrer_host(referrer: str | None) -> str:
+    """The host that a Referer field names, "unknown" if none."""
     try:
         return urlsplit(referrer or "").hostname or "unknown"
     except ValueError:                                                 # "http://[" is no URL

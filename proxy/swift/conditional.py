@@ -36,19 +36,29 @@ def check_read(headers: Headers, descriptor: Descriptor) -> int:
     return 304 if modified_s <= _date(headers, "if-modified-since", modified_s - 1) else 200
 
 
+def read_rule(headers: Headers, descriptor: Descriptor) -> tuple[str, dict[str, object]]:
+    """Which condition of a reader made `check_read` say 412, and on what."""
+    matches = headers.get("if-match")
+    if matches is not None:
+        return "precondition.if_match", {"wanted": matches, "etag": descriptor.etag}
+    return "precondition.if_unmodified_since", {"wanted": headers.get("if-unmodified-since"), "changed_us": modified_us(descriptor)}
+
+
 def write_condition(headers: Headers) -> Condition | None:
     """The condition of a PUT or DELETE, to be decided on the settled state; None without one. Raises `Refusal` 400."""
     unlike, matches = headers.get("if-none-match"), headers.get("if-match")
     if unlike is None and matches is None:
         return None
     if unlike is not None and "*" not in (tag.strip() for tag in unlike.split(",")):
-        raise Refusal(400, "If-None-Match only supports *")
+        raise Refusal(400, "If-None-Match only supports *").because("precondition.syntax")
 
     def condition(current: ObjectInfo | None) -> None:
         if unlike is not None and current is not None:
-            raise PreconditionFailed()
+            raise PreconditionFailed().because("precondition.if_none_match", wanted=unlike, etag=current.descriptor.etag,
+                                               created_us=current.descriptor.created_us)
         if matches is not None and (current is None or not _has_tag(matches, current.descriptor.etag)):
-            raise PreconditionFailed()
+            raise PreconditionFailed().because("precondition.if_match", wanted=matches,
+                                               etag=current.descriptor.etag if current is not None else None)
     return condition
 
 

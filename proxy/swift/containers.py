@@ -70,7 +70,7 @@ async def _need_listing(gateway: Gateway, ask: Ask) -> None:
     try:
         info = await gateway.store.container(ask.path.account, ask.path.container)
     except NotFound:
-        raise ask.asker.denied() from None
+        raise ask.asker.hidden() from None
     ask.asker.need_read(info, is_listing=True)
 
 
@@ -81,7 +81,8 @@ def _parse_policy(gateway: Gateway, ask: Ask) -> int | None:
         return None
     policy = gateway.settings.policy_named(name)
     if policy is None:
-        raise Refusal(400, f"Invalid X-Storage-Policy {name!r}")
+        raise Refusal(400, f"Invalid X-Storage-Policy {name!r}").because(
+            "policy.unknown", policy=name, policies=[policy.name for policy in gateway.settings.policies])
     return policy.index
 
 

@@ -27,6 +27,7 @@ from proxy.swift.objects import (
     object_fields,
     parse_etag,
     parse_put,
+    read_refusal,
     spans_of,
 )
 from proxy.swift.ranges import Span
@@ -68,11 +69,13 @@ async def copy_object(gateway: Gateway, ask: Ask) -> Response:
     headers = ask.request.headers
     ask.asker.need_identity()
     if not headers.get("destination"):
-        raise Refusal(412, "Destination header required")
+        raise Refusal(412, "Destination header required").because("copy.names")
     target = _other_object(headers, "destination", headers.get("destination-account"), ask.path.account)
     to = Ask(ask.request, target, Asker(gateway.auth, headers, target.account))
     source = await find_object(gateway, ask, want_body=True)
     status = check_read(headers, source.descriptor)
+    if status == 412:
+        raise read_refusal(headers, source.descriptor)
     if status != 200:
         return answer(status, None, object_fields(source.descriptor))
     return await _copy(gateway, ask, to, source, None)
@@ -83,7 +86,7 @@ async def put_copy(gateway: Gateway, ask: Ask) -> Response:
     headers = ask.request.headers
     ask.asker.need_identity()
     if ask.request.body.length != 0:
-        raise Refusal(400, "Copy requests require a zero byte body")
+        raise Refusal(400, "Copy requests require a zero byte body").because("copy.body")
     path = _other_object(headers, "x-copy-from", headers.get("x-copy-from-account"), ask.path.account)
     condition = write_condition(headers)
     source_ask = Ask(ask.request, path, Asker(gateway.auth, headers, path.account))
@@ -97,7 +100,8 @@ async def _copy(gateway: Gateway, source_ask: Ask, to: Ask, source: ObjectInfo, 
     span = _span(headers, source)
     size = span.stop - span.start
     if size > gateway.limits.max_file_size:
-        raise Refusal(413, "Your request is too large.")
+        raise Refusal(413, "Your request is too large.").because(
+            "limits.file_size", length=size, limit=gateway.limits.max_file_size)
     target = await look_to_write(gateway, to)
     if source.body is not None:
         body = CopyBody(size, source.body[span.start:span.stop], None)
@@ -134,9 +138,9 @@ def _span(headers: Headers, source: ObjectInfo) -> Span:
     if spans is None:
         return Span(0, source.size_bytes)
     if len(spans) > 1:
-        raise Refusal(400, "A copy takes one range.")
+        raise Refusal(400, "A copy takes one range.").because("copy.range")
     if not spans:
-        raise Refusal(416, None, [("Content-Range", f"bytes */{source.size_bytes}")])
+        raise Refusal(416, None, [("Content-Range", f"bytes */{source.size_bytes}")]).because("range", size_bytes=source.size_bytes)
     return spans[0]
 
 
@@ -145,11 +149,11 @@ def _other_object(headers: Headers, field: str, account_field: str | None, accou
     title = field.title()
     pair = split_pair(_decode(headers.get(field, ""), title))
     if pair is None:
-        raise Refusal(412, f"{title} header must be of the form <container name>/<object name>")
+        raise Refusal(412, f"{title} header must be of the form <container name>/<object name>").because("copy.names")
     if account_field:
         account = _decode(account_field, "Account")
         if not account or "/" in account:
-            raise Refusal(412, "Account name cannot contain slashes")
+            raise Refusal(412, "Account name cannot contain slashes").because("copy.names")
     return Path(account, *pair)
 
 
@@ -159,5 +163,5 @@ def _decode(value: str, title: str) -> str:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        raise Refusal(412, f"{title} header is not valid UTF-8")
+        raise Refusal(412, f"{title} header is not valid UTF-8").because("names.utf8")
     return text

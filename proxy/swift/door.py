@@ -61,12 +61,23 @@ class SwiftDoor:
         try:
             response = await self._route(request)
         except Refusal as refusal:
+            request.failed = refusal, self._user_of(request)
             response = refusal_answer(refusal)
-        except Unauthorized:
+        except Unauthorized as error:
+            request.failed = error, ""
             response = refusal_answer(unauthorized(_realm(request.path)))
         except StorageError as error:
+            request.failed = error, self._user_of(request)
             response = error_answer(error)
         return mark(response, txid)
+
+    def _user_of(self, request: Request) -> str:
+        """Who asked, "" if nobody whom we know; the token was just looked at, so it costs little."""
+        try:
+            identity = self._gateway.auth.identify(request.headers.get("x-auth-token") or request.headers.get("x-storage-token"))
+        except Unauthorized:
+            return ""
+        return identity.user_id if identity is not None else ""
 
     async def _route(self, request: Request) -> Response:
         path = request.path
@@ -78,7 +89,8 @@ class SwiftDoor:
             return _options(request, (*table, "OPTIONS"))
         handler = table.get(request.method)
         if handler is None:
-            raise Refusal(405, None, [("Allow", ", ".join((*table, "OPTIONS")))])
+            raise Refusal(405, None, [("Allow", ", ".join((*table, "OPTIONS")))]).because(
+                "request.method", allowed=[*table, "OPTIONS"])
         if table is _OBJECT and request.method == "PUT":
             handler = _put_handler(request)
         return await handler(self._gateway, Ask(request, parts, Asker(self._gateway.auth, request.headers, parts.account)))
@@ -87,14 +99,15 @@ class SwiftDoor:
         """Paths that belong to no account."""
         path = request.path.rstrip(b"/").decode("utf-8", "replace")
         if path[1:] in API_VERSIONS:
-            raise Refusal(412, "Bad URL")
+            raise Refusal(412, "Bad URL").because("names.path")
         if path not in ("/info", "/healthcheck", *LOGIN_PATHS):
-            raise Refusal(404)
+            raise Refusal(404).because("request.nowhere")
         methods = ("GET",) if path in LOGIN_PATHS else _READS
         if request.method == "OPTIONS":
             return _options(request, (*methods, "OPTIONS"))
         if request.method not in methods:
-            raise Refusal(405, None, [("Allow", ", ".join((*methods, "OPTIONS")))])
+            raise Refusal(405, None, [("Allow", ", ".join((*methods, "OPTIONS")))]).because(
+                "request.method", allowed=[*methods, "OPTIONS"])
         if path in LOGIN_PATHS:
             return await log_in(self._gateway, request)
         if path == "/healthcheck":
@@ -106,14 +119,15 @@ def _put_handler(request: Request) -> Handler:
     if "x-copy-from" in request.headers:
         return copying.put_copy
     if request.raw_query and request.query_param("multipart-manifest") == "put":
-        raise Refusal(501, "Large objects made of segments are not served yet.")    # the manifest would be taken for the body
+        # the manifest would be taken for the body
+        raise Refusal(501, "Large objects made of segments are not served yet.").because("request.segments")
     return objects.put_object
 
 
 def _options(request: Request, methods: tuple[str, ...]) -> Response:
     """What is allowed here. A preflight of a foreign page is refused: no container allows origins yet."""
     if "origin" in request.headers:
-        raise Refusal(401, None, [("Allow", ", ".join(methods))])
+        raise Refusal(401, None, [("Allow", ", ".join(methods))]).because("request.preflight")
     return Response(200, [("Allow", ", ".join(methods)), ("Content-Type", "text/html; charset=UTF-8")])
 
 

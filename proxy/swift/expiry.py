@@ -16,10 +16,10 @@ def parse_delete_at(headers: Headers, now_us: int) -> int:
     name = "X-Delete-At" if after is None else "X-Delete-After"
     seconds = _whole(at if after is None else after)
     if seconds is None:
-        raise BadRequest(reason=f"Non-integer {name}")
+        raise BadRequest(reason=f"Non-integer {name}").because("expiry.number", field=name)
     end_s = seconds if after is None else now_s + seconds
     if end_s <= now_s:
-        raise BadRequest(reason=f"{name} in past")
+        raise BadRequest(reason=f"{name} in past").because("expiry.past", field=name)
     return min(end_s, _SECONDS_MAX)
 
 

@@ -28,7 +28,7 @@ def parse_page(request: Request, limit_max: int) -> Page:
         return Page(limit=limit_max)
     for name in _PARAMETERS:
         if not is_text(query.get(name, "")):
-            raise BadRequest(reason=f'"{name}" parameter not valid UTF-8')
+            raise BadRequest(reason=f'"{name}" parameter not valid UTF-8').because("names.utf8")
     return Page(limit=_parse_limit(query.get("limit", ""), limit_max), marker=query.get("marker", ""),
                 end_marker=query.get("end_marker", ""), prefix=query.get("prefix", ""),
                 delimiter=query.get("delimiter", ""), path=query.get("path"),
@@ -40,7 +40,7 @@ def _parse_limit(text: str, limit_max: int) -> int:
     if not (text.isascii() and text.isdigit()):
         return limit_max
     if len(text.lstrip("0")) > 18 or int(text) > limit_max:
-        raise Refusal(412, f"Maximum limit is {limit_max}")
+        raise Refusal(412, f"Maximum limit is {limit_max}").because("limits.listing", limit=limit_max)
     return int(text)
 
 
@@ -55,7 +55,7 @@ def choose_format(request: Request) -> str:
     qualities = _parse_accept(accept)
     best = max(_OFFERS, key=lambda offer: _quality(qualities, offer))
     if _quality(qualities, best) <= 0:
-        raise Refusal(406)
+        raise Refusal(406).because("listing.format")
     return best
 
 

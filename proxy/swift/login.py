@@ -14,15 +14,15 @@ LOGIN_PATHS = ("/auth/v1.0", "/auth/v1")
 async def log_in(gateway: Gateway, request: Request) -> Response:
     """200 with X-Auth-Token and X-Storage-Url, or 401."""
     if request.scheme == "http" and gateway.settings.refuses_plain_logins:
-        raise Refusal(403, "Logins need TLS on this listener; an operator can set tls.insecure_http.")
+        raise Refusal(403, "Logins need TLS on this listener; an operator can set tls.insecure_http.").because("auth.needs_tls")
     user_id, key = _credentials(request.headers)
     account = user_id.partition(":")[0]
     if not user_id or not key or ":" not in user_id:
-        raise unauthorized("")
+        raise unauthorized("").because("auth.no_login")
     try:
         grant = await gateway.auth.login(user_id, key)
-    except Unauthorized:
-        raise unauthorized(account) from None
+    except Unauthorized as error:
+        raise unauthorized(account).after(error) from None
     base = gateway.settings.public_url or f"{request.scheme}://{request.host}"
     return answer(200, "", [
         ("X-Storage-Url", f"{base.rstrip('/')}/v1/{grant.account}"), ("X-Auth-Token", grant.token),

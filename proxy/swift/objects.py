@@ -12,7 +12,7 @@ from object.wire import Descriptor
 from proxy.errors import Refusal, answer
 from proxy.http.message import Headers, Response
 from proxy.model import ContainerInfo, ObjectInfo, Store, Target
-from proxy.swift.conditional import check_read, modified_us, range_applies, write_condition
+from proxy.swift.conditional import check_read, modified_us, range_applies, read_rule, write_condition
 from proxy.swift.constraints import check_name, check_upload, is_text
 from proxy.swift.context import Ask, Gateway
 from proxy.swift.expiry import parse_delete_at
@@ -44,6 +44,8 @@ async def head_object(gateway: Gateway, ask: Ask) -> Response:
     info = await find_object(gateway, ask, want_body=False)
     status = check_read(ask.request.headers, info.descriptor)
     headers = object_fields(info.descriptor)
+    if status == 412:
+        raise read_refusal(ask.request.headers, info.descriptor, headers)
     if status != 200:
         return Response(status, headers)
     headers.append(("Content-Type", info.descriptor.content_type or _DEFAULT_TYPE))
@@ -112,7 +114,7 @@ async def look_to_write(gateway: Gateway, ask: Ask) -> Target:
     except NotFound:
         if ask.asker.is_owner:
             raise
-        raise ask.asker.denied() from None
+        raise ask.asker.hidden() from None
     ask.asker.need_write(target.container)
     return target
 
@@ -121,14 +123,15 @@ async def _container_or_denied(gateway: Gateway, ask: Ask) -> ContainerInfo:
     try:
         return await gateway.store.container(ask.path.account, ask.path.container)
     except NotFound:
-        raise ask.asker.denied() from None
+        raise ask.asker.hidden() from None
 
 
 def parse_put(gateway: Gateway, headers: Headers, name: str) -> Descriptor:
     """The object as its PUT describes it. The store fills in what follows from the body. Raises `BadRequest`, `Refusal`."""
     check_name("Object", name, gateway.limits.max_object_name_length)
     if "x-object-manifest" in headers:
-        raise Refusal(501, "Large objects made of segments are not served yet.")    # stored, it would read as an empty one
+        # stored, it would read as an empty one
+        raise Refusal(501, "Large objects made of segments are not served yet.").because("request.segments")
     meta, stored = object_metadata(headers, gateway.limits)
     content_type = "" if is_true(headers.get("x-detect-content-type")) else _parse_content_type(headers)
     delete_at_s = parse_delete_at(headers, gateway.clock.now_us())
@@ -139,7 +142,7 @@ def parse_put(gateway: Gateway, headers: Headers, name: str) -> Descriptor:
 def _parse_content_type(headers: Headers) -> str:
     value = as_text(headers.get("content-type", ""))
     if not is_text(value):
-        raise BadRequest(reason="Please specify a valid UTF-8 content type")
+        raise BadRequest(reason="Please specify a valid UTF-8 content type").because("names.utf8")
     return value
 
 
@@ -191,7 +194,7 @@ def read_answer(store: Store, request: Headers, info: ObjectInfo) -> Response:
     fields = object_fields(descriptor)
     status = check_read(request, descriptor)
     if status == 412:
-        return answer(412, None, fields)
+        raise read_refusal(request, descriptor, fields)
     if status == 304:
         return Response(304, fields)
     content_type = descriptor.content_type or _DEFAULT_TYPE
@@ -201,7 +204,7 @@ def read_answer(store: Store, request: Headers, info: ObjectInfo) -> Response:
         return Response(200, fields, _bytes_of(store, info, Span(0, size)), content_length=size)
     if not spans:
         fields.append(("Content-Range", f"bytes */{size}"))
-        return answer(416, None, fields)
+        raise Refusal(416, None, fields).because("range", size_bytes=size)
     if len(spans) == 1:
         fields += (("Content-Type", content_type), ("Content-Range", content_range(spans[0], size)))
         return Response(206, fields, _bytes_of(store, info, spans[0]), content_length=spans[0].stop - spans[0].start)
@@ -209,6 +212,12 @@ def read_answer(store: Store, request: Headers, info: ObjectInfo) -> Response:
     fields.append(("Content-Type", f"multipart/byteranges;boundary={boundary}"))
     return Response(206, fields, _multipart(store, info, spans, boundary, content_type),
                     content_length=multipart_bytes(boundary, content_type, spans, size))
+
+
+def read_refusal(request: Headers, descriptor: Descriptor, fields: list[tuple[str, str]] | None = None) -> Refusal:
+    """412 for a reader whose condition this state does not meet. fields: of the answer, those of the object by default."""
+    rule, facts = read_rule(request, descriptor)
+    return Refusal(412, None, object_fields(descriptor) if fields is None else fields).because(rule, **facts)
 
 
 def spans_of(request: Headers, info: ObjectInfo) -> list[Span] | None:

@@ -26,12 +26,12 @@ def split_path(path: bytes) -> Path:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        raise Refusal(412, "Invalid UTF8 or contains NULL")
+        raise Refusal(412, "Invalid UTF8 or contains NULL").because("names.utf8")
     names = text.split("/", 4)[2:]
     while names and not names[-1]:
         names.pop()
     if not names or "" in names:
-        raise Refusal(412, "Bad URL")
+        raise Refusal(412, "Bad URL").because("names.path")
     return Path(*names)
 
 
