@@ -9,6 +9,7 @@ Durable with one fsync after the link: fdatasync may lose the name. Budget: 1 wr
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Iterator
 
 import msgpack
@@ -42,11 +43,15 @@ class BodyWriter:
         self._crcs = bytearray()
         self._block = 0                  # crc of the block under way
         self._block_fill = 0
+        self._lock = threading.Lock()    # whoever gives up must not close the file under a write that still runs
         self.size_bytes = 0
 
     def write(self, chunk: bytes | memoryview) -> None:
         """Append; any size. Raises OSError (ENOSPC, EIO): then `abort`."""
-        view = memoryview(chunk)
+        with self._lock:
+            self._write(memoryview(chunk))
+
+    def _write(self, view: memoryview) -> None:
         self._fs.pwritev(self._handle, [view], self.size_bytes)
         self.size_bytes += len(view)
         while view:
@@ -59,6 +64,10 @@ class BodyWriter:
 
     def finish(self, key: bytes, body_id: int, path: str) -> int:
         """Trailer, xattr, name, sync: the crc of the trailer. A file that is there already is this very body."""
+        with self._lock:
+            return self._finish(key, body_id, path)
+
+    def _finish(self, key: bytes, body_id: int, path: str) -> int:
         if self._block_fill:
             self._end_block()
         trailer, crc = _encode_trailer(bytes(self._crcs), self.size_bytes)
@@ -76,11 +85,15 @@ class BodyWriter:
         except FileExistsError:
             pass
         self._fs.fsync(self._handle)
-        self.abort()
+        self._close()
         return crc
 
     def abort(self) -> None:
-        """Give up the file; without a name nothing is left behind."""
+        """Give up the file; without a name nothing is left behind. Waits for a write that runs."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
         if self._handle >= 0:
             self._fs.close(self._handle)
             self._handle = -1

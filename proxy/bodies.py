@@ -9,6 +9,7 @@ import asyncio
 import errno
 import hashlib
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -24,6 +25,8 @@ from proxy.witness import Witness, explain
 log = get_logger("proxy.bodies")
 E = TypeVar("E", bound=StorageError)
 HASH_INLINE_MAX = 65_536
+PIECE_BYTES = 1 << 20
+_HASHERS = ThreadPoolExecutor(2, thread_name_prefix="hash")      # its threads start with the first large body
 LAG_S = 1.0                              # how long a chunk waits for the last replica once a quorum has it
 
 
@@ -74,7 +77,7 @@ def check_etag(expected: str | None, computed: str) -> None:
 async def _read_small(body: BodySource, inline_bytes_max: int) -> tuple[bytes, bytes | None]:
     """(all of it, None), or what was read before it grew too large and the chunk that did it."""
     if body.length is not None and body.length > inline_bytes_max:
-        return b"", await body.read_chunk()
+        return b"", await _read_piece(body)
     chunks: list[bytes] = []
     size = 0
     while chunk := await body.read_chunk():
@@ -96,8 +99,12 @@ async def _stage_body(body: BodySource, chunk: bytes, place: Place, ports: Regis
             size += len(chunk)
             if size > size_max:
                 raise BodyTooLarge(limit_bytes=size_max)
-            await asyncio.gather(uploads.write(chunk), _hash(md5, chunk))
-            chunk = await body.read_chunk()
+            # the next piece arrives while this one is written; all three end before anything is given up
+            results = await asyncio.gather(uploads.write(chunk), _hash(md5, chunk), _read_piece(body), return_exceptions=True)
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+            chunk = results[2] if isinstance(results[2], bytes) else b""
         if body.length is not None and size != body.length:
             raise BodyTooShort(expected_bytes=body.length, got_bytes=size)
         check_etag(expected_etag, md5.hexdigest())
@@ -108,11 +115,23 @@ async def _stage_body(body: BodySource, chunk: bytes, place: Place, ports: Regis
     return Received(size, md5.hexdigest(), ports.write_id, None, replies)
 
 
+async def _read_piece(body: BodySource) -> bytes:
+    """The next MiB, or what is left of the body: each piece costs a thread hop per replica, however small it is."""
+    piece = await body.read_chunk()
+    if not piece or len(piece) >= PIECE_BYTES:
+        return piece
+    pieces, size = [piece], len(piece)
+    while size < PIECE_BYTES and (piece := await body.read_chunk()):
+        pieces.append(piece)
+        size += len(piece)
+    return b"".join(pieces) if len(pieces) > 1 else pieces[0]
+
+
 async def _hash(md5: hashlib._Hash, chunk: bytes) -> None:
     if len(chunk) <= HASH_INLINE_MAX:
         md5.update(chunk)
     else:
-        await asyncio.get_running_loop().run_in_executor(None, md5.update, chunk)
+        await asyncio.get_running_loop().run_in_executor(_HASHERS, md5.update, chunk)
 
 
 class _Uploads:
