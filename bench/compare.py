@@ -27,7 +27,8 @@ class Comparison:
     workloads: tuple[Workload, ...]
     pairs: int
     seconds: float                           # of one window
-    names: int = 10_000                      # in the container that is listed
+    names: int = 10_000                      # as for `Session`
+    objects: int = 2000
     seed: int = 1
     place: str | None = None                 # folder for trees and stores; the cache
 
@@ -70,7 +71,8 @@ def _open(comparison: Comparison, commit: str, folder: Path, cache: Path, genera
     say(f"starting {tree.commit[:16]}")
     login = tree.start()
     stack.callback(tree.stop, login)
-    session = Session(Target(login), generator, seconds=comparison.seconds, seed=comparison.seed, names=comparison.names, say=say)
+    session = Session(Target(login), generator, seconds=comparison.seconds, seed=comparison.seed, names=comparison.names,
+                      objects=comparison.objects, say=say)
     stack.callback(lambda: problems.extend(f"{tree.commit[:16]}: {problem}" for problem in session.close()))
     return session
 

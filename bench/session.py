@@ -16,7 +16,6 @@ from bench.target import PAGE_ROWS, Target, page_query
 from bench.workloads import KIB, LIST, MIB, READ_SHARE, SIZES, Workload
 from common.errors import BenchFailed
 
-_READABLE = {4 * KIB: 2000, MIB: 64, 64 * MIB: 4}                 # objects to read from
 _WINDOW_BYTES_MAX = 4 << 30                                       # of one window of PUTs of 1 MiB and more: disks end
 _FILL_S = 600.0
 _CHECK_EVERY = 64
@@ -77,10 +76,14 @@ class Session:
     """Use it as a context: at its end everything that it wrote is deleted."""
 
     def __init__(self, target: Target, generator: Generator, *, seconds: float, seed: int = 1, names: int = 10_000,
-                 say: Callable[[str], None] = lambda _: None) -> None:
-        """names: rows of the container that is listed. say: takes a line about what goes on."""
+                 objects: int = 2000, say: Callable[[str], None] = lambda _: None) -> None:
+        """names: rows of the container that is listed. objects: of 4 KiB to read from; fewer of the larger ones.
+
+        say: takes a line about what goes on.
+        """
         self._target, self._generator, self._seconds, self._names, self._say = target, generator, seconds, names, say
         self._tree = ProcessTree(target.root_pid) if target.root_pid is not None else None
+        self._readable = {4 * KIB: objects, MIB: max(objects // 32, 2), 64 * MIB: max(objects // 500, 2)}
         self._random = random.Random(seed)
         self._bodies = Bodies()
         self._name = f"holdfast-bench-{secrets.token_hex(4)}"
@@ -94,7 +97,7 @@ class Session:
         if workload.verb in ("put", "mixed"):
             self._container("put", size)
         if workload.verb in ("get", "head", "mixed"):
-            self._fill("get", size, _READABLE[size])
+            self._fill("get", size, self._readable[size])
         if workload.verb == "delete":
             self._fill("put", size, self._delete_count(size))
         if workload.verb == LIST:
@@ -124,10 +127,12 @@ class Session:
         try:
             for what, size in self._keys:
                 self._empty(what, size)
-                if self._is_unsure:
-                    self._empty_by_listing(self._container_name(what, size))
                 path = f"/{self._container_name(what, size)}"
-                if (status := self._target.request("DELETE", path).status) != 204:
+                status = self._target.request("DELETE", path).status
+                if status != 204 and self._is_unsure:
+                    self._empty_by_listing(what, size)
+                    status = self._target.request("DELETE", path).status
+                if status != 204:
                     problems.append(f"{path}: deleting the container, when all its objects were deleted, answered {status}")
         except BenchFailed as error:
             problems.append(f"cleaning up: {error.fields['reason']}")
@@ -172,11 +177,14 @@ class Session:
             self._run_untimed(Op(method="DELETE", prefix=self._prefix(what, size), first=keys.first, count=count), size, count)
         keys.first = keys.next
 
-    def _empty_by_listing(self, container: str) -> None:
-        while names := self._target.list_page(container)[1]:
-            answers = [self._target.request("DELETE", f"/{container}/{quote(name)}") for name in names]
-            if not any(answer.status // 100 == 2 for answer in answers):
-                return
+    def _empty_by_listing(self, what: str, size: int) -> None:
+        """Delete what is there, page by page; a page that comes again will not go."""
+        before: list[str] = []
+        while (names := self._target.list_page(self._container_name(what, size))[1]) and names != before:
+            before, numbers = names, [int(name.removeprefix("o-")) for name in names]
+            keys = self._keys[what, size] = _Keys(first=numbers[0], next=numbers[-1] + 1)
+            self._empty(what, size)
+            assert keys.first == keys.next
 
     def _run_untimed(self, op: Op, size: int, count: int) -> LoadResult:
         job = self._base_job(size, connections=min(count, 64 if size < MIB else 4), ops=(op,), seconds=_FILL_S, is_drained=1)

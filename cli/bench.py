@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
     generator = make_generator(os.environ, options.generator)
     results, problems = _measure(Target(find_login(options)), generator, workloads, options)
     document = make_document(results, generator=generator.kind, warning=generator.warning, problems=problems,
-                             options={"seconds": options.seconds, "names": options.names, "seed": options.seed})
+                             options={name: getattr(options, name) for name in ("seconds", "names", "objects", "seed")})
     _print(document, format_results(results) + format_notes(results, problems, generator.warning), options.json)
     return 0 if document["is_good"] else 1
 
@@ -106,7 +106,8 @@ def find_login(options: argparse.Namespace) -> Login:
 def _measure(target: Target, generator: Generator, workloads: Sequence[Workload],
              options: argparse.Namespace) -> tuple[list[Measured], list[str]]:
     """What was measured, and what went wrong besides; a failure ends the run, and what it wrote is deleted."""
-    session = Session(target, generator, seconds=options.seconds, seed=options.seed, names=options.names, say=_say)
+    session = Session(target, generator, seconds=options.seconds, seed=options.seed, names=options.names, objects=options.objects,
+                      say=_say)
     results: list[Measured] = []
     problems: list[str] = []
     try:
@@ -127,7 +128,8 @@ def _compare(argv: list[str]) -> int:
     workloads = _workloads(options)
     generator = make_generator(os.environ, options.generator)
     comparison = Comparison(commits=(options.a, options.b), workloads=tuple(workloads), pairs=options.pairs,
-                            seconds=options.seconds, names=options.names, seed=options.seed, place=options.place)
+                            seconds=options.seconds, names=options.names, objects=options.objects, seed=options.seed,
+                            place=options.place)
     compared, problems = compare_commits(comparison, generator, os.environ, say=_say)
     document = make_compare_document(compared, commits=(options.a, options.b), generator=generator.kind, warning=generator.warning,
                                      problems=problems, options={"seconds": options.seconds, "pairs": options.pairs})
@@ -169,6 +171,8 @@ def _add_common(parser: argparse.ArgumentParser, *, usual: str, seconds: float) 
     parser.add_argument("--connections", default="", metavar="LIST", help="for workloads that do not say how many, as in 1,16,64")
     parser.add_argument("--seconds", type=_seconds, default=seconds, metavar="S", help=f"of one window ({seconds:g})")
     parser.add_argument("--names", type=_count, default=10_000, metavar="N", help="names in the container that is listed (10000)")
+    parser.add_argument("--objects", type=_count, default=2000, metavar="N",
+                        help="objects of 4 KiB to read from (2000); a 32th of 1 MiB, a 500th of 64 MiB")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the random choices (1)")
     parser.add_argument("--generator", choices=KINDS, default=AUTO, help="of the load: compiled C, or Python without a compiler")
     parser.add_argument("--json", action="store_true", help="everything, for a program")
