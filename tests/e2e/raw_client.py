@@ -74,7 +74,8 @@ class Raw:
         yield
         assert self.get("c") == names and self.get("c/held") == held
         wait_until(lambda: not open_files(self.node), "half a body is let go")
-        assert device_files(self.node) == files
+        # files may go meanwhile: bodies that earlier requests displaced; none may come
+        assert not set(device_files(self.node)) - set(files)
 
 
 def open_files(node, is_one=lambda path: path.endswith("(deleted)")):
