@@ -33,6 +33,9 @@ COMMANDS = (
             module="cli.up", function="down"),
     Command(group="Run a node", name="status", arguments="[--data DIR] [--json]",
             summary="what is wrong and what to do; workers, devices, fill, journals", module="cli.status", function="status"),
+    Command(group="Run a node", name="explain", arguments="TXID [--data DIR] [--json]",
+            summary="why a request was refused or failed, by the X-Trans-Id of its answer", module="cli.explain",
+            function="explain"),
     Command(group="Configure", name="config", arguments="show|check|sample|hash-key",
             summary="what is set and where; is a file right; a file that explains all", module="cli.config_cmd"),
     Command(group="Configure", name="ring", arguments="FILE VERB ...",
@@ -49,6 +52,7 @@ Examples:
   holdfast up                             a store on 127.0.0.1:8080
   holdfast up --detach --data ~/store     in the background, in that directory
   holdfast status --data ~/store          how it is
+  holdfast explain tx00c7...-006918e2a4   why that request was refused
   holdfast down --data ~/store            stop it; the data stays
   holdfast config sample > holdfast.toml  a file that explains every setting
   holdfast config check                   is it right? if not, which line?

@@ -20,6 +20,7 @@ from common.secrets import load_secret
 from common.version import VERSION
 from node.config import HoldfastConfig
 from node.endpoint import make_endpoint, remove_endpoint, save_endpoint
+from node.explain import explain, parse_txid
 from node.files import lock_state
 from node.listeners import bind_listeners, explain_bind_error
 from node.plan import deal_devices
@@ -127,7 +128,8 @@ class Node:
     async def _start_admin(self) -> tuple[Any, Address]:
         address = parse_address(self._config.node.admin_listen)
         routes = (AdminRoute(method="GET", path="/status", handler=self._answer_status),
-                  AdminRoute(method="GET", path="/config", handler=self._answer_config))
+                  AdminRoute(method="GET", path="/config", handler=self._answer_config),
+                  AdminRoute(method="GET", path="/explain/{txid}", handler=self._answer_explain))
         app = make_admin_app(routes, key=load_secret(self._state.secret_dir / "admin.key"), read_metrics=self._read_metrics,
                              read_health=self._read_health)
         try:
@@ -197,6 +199,11 @@ class Node:
                 return await asyncio.to_thread(read_disks, self._slots, os.stat)
         except TimeoutError:
             return {slot.name: slot.ring_id for slot in self._slots}
+
+    async def _answer_explain(self, request: AdminRequest) -> object:
+        txid = parse_txid(request.params["txid"])
+        answers, states = await asyncio.gather(self._supervisor.ask_all("explain", txid=txid), self._supervisor.ask_all("status"))
+        return explain(txid, answers, gather_devices(self._slots, states), self._slots, self._clock)
 
     async def _answer_config(self, _: AdminRequest) -> object:
         return {shown.name: {"value": shown.value, "origin": shown.origin} for shown in effective_values(self._loaded)}

@@ -47,9 +47,10 @@ class Asker:
         """What to raise when `rule` does not allow this request."""
         if self.identity is not None:
             return Forbidden().because(rule, user=self.identity.user_id, account=self.account, **facts)
-        has_token = "x-auth-token" in self._headers or "x-storage-token" in self._headers
-        why = "auth.token_unknown" if has_token else "auth.no_token"
-        return unauthorized(self.account).because(why).because(rule, user="", account=self.account, **facts)
+        refusal = unauthorized(self.account)
+        if "x-auth-token" in self._headers or "x-storage-token" in self._headers:
+            refusal.because("auth.token_unknown")
+        return refusal.because(rule, user="", account=self.account, **facts)
 
     def hidden(self) -> Refusal | StorageError:
         """What to raise about a container that is not there, for strangers who must not learn that."""
