@@ -15,6 +15,7 @@ import sys
 import tarfile
 import tomllib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -45,19 +46,24 @@ class Tree:
         """A store of its own on free ports; the login of its demo user. Raises `BenchFailed`."""
         config = self.folder / "empty.toml"
         config.touch()
-        self._holdfast("up", "--config", str(config), "--data", str(self.state), "--listen", "127.0.0.1:0",
-                       "--admin-listen", "127.0.0.1:0", "--detach", timeout_s=_START_TIMEOUT_S)
+        try:
+            self._holdfast("up", "--config", str(config), "--data", str(self.state), "--listen", "127.0.0.1:0",
+                           "--admin-listen", "127.0.0.1:0", "--detach", timeout_s=_START_TIMEOUT_S)
+        except BaseException:                # it may run all the same: it is detached
+            self.stop()
+            raise
         fields: dict[str, Any] = json.loads((self.state / "endpoint.json").read_text())
         return Login(auth_url=fields["urls"]["auth"], user=fields["demo"]["user"], key=fields["demo"]["key"],
                      root_pid=fields["pids"]["supervisor"])
 
-    def stop(self, login: Login) -> None:
-        """Its end, by force if need be."""
+    def stop(self, login: Login | None = None) -> None:
+        """Its end, by force if need be and if it is known whom to force."""
         try:
             self._holdfast("down", "--data", str(self.state), timeout_s=_STOP_TIMEOUT_S)
         except BenchFailed:
-            if login.root_pid is not None:
-                os.kill(login.root_pid, signal.SIGKILL)
+            if login is not None and login.root_pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(login.root_pid, signal.SIGKILL)
 
     def _holdfast(self, *arguments: str, timeout_s: float) -> None:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}

@@ -50,10 +50,10 @@ class FakeStore(asyncio.Protocol):
         if not name:
             return self._answer_container(method, container, {key: values[0] for key, values in parse_qs(url.query).items()})
         rows = self.objects[container]
-        if self.fault == "unavailable" and self._nth("requests") % 50 == 0:
+        if self.fault == "unavailable" and self._nth("requests") % 7 == 0:
             return self._send(503, b"busy")
         if method == "PUT":
-            if not (self.fault == "forgets" and self._nth("puts") % 3 == 0):
+            if not (self.fault == "forgets" and self._nth("puts") % 2 == 0):
                 rows[name] = body
             return self._send(201, b"")
         if name not in rows:
