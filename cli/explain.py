@@ -71,7 +71,7 @@ def _asked(entry: Mapping[str, Any]) -> str:
     what = f"{entry['method']} {path}" if entry["method"] else "bytes that are no request"
     user = f"as {entry['user']}" if entry["user"] else "by nobody we know"
     return (f"{entry['txid']}\nAsked       {what}\n"
-            f"            {when} UTC, from {entry['peer'] or '?'}, {user}\n"
+            f"            {when} UTC, from {entry['peer'] or 'an unknown address'}, {user}\n"
             f"Answered    {entry['status']}{' ' + entry['code'] if entry['code'] else ''} after {entry['ms']:g} ms, "
             f"by worker {entry['worker']}\n")
 
@@ -82,9 +82,9 @@ def _devices(entry: Mapping[str, Any]) -> list[str]:
     for link in entry["chain"]:
         for answer in _answers(link):
             times = f", {answer['times']} times" if answer["times"] > 1 else ""
-            reason = f" ({answer['reason']})" if answer.get("reason") else ""
+            said = _said(_CODES.get(answer["code"], answer["code"]), answer.get("reason") or "")
             out.append(f"  {_name(entry, answer['device'])} was asked {_QUESTIONS.get(answer['asked'], answer['asked'])}: "
-                       f"{_CODES.get(answer['code'], answer['code'])}{reason}, after {answer['ms']:g} ms{times}\n")
+                       f"{said}, after {answer['ms']:g} ms{times}\n")
         failed = {answer["device"] for answer in _answers(link)}
         out += [f"  {_name(entry, device)} answered\n" for device in link["facts"].get("answered", ()) if device not in failed]
     return ["Devices\n", *out] if out else []
@@ -103,10 +103,15 @@ def _advice(rule: Rule, entry: Mapping[str, Any]) -> str:
         now = entry["devices"].get(device)
         if now is not None and (now["state"] != "ok" or not now["is_counted"]):
             about = now["reason"] or ("waits for copy" if not now["is_counted"] else "see holdfast status")
-            text += f"\n            now: device {now['name']} is {_state(now)}: {about}"
+            text += f"\n            now: device {now['name']} is {_said(_state(now), about)}"
         elif now is not None:
-            text += f"\n            now: device {now['name']} is well again"
+            text += f"\n            now: device {now['name']} says that it is well"
     return text
+
+
+def _said(what: str, reason: str) -> str:
+    """Both, without saying it twice."""
+    return reason if reason.startswith(what) else f"{what}: {reason}" if reason else what
 
 
 def _state(now: Mapping[str, Any]) -> str:
@@ -136,6 +141,7 @@ def _fill(text: str, entry: Mapping[str, Any], link: Mapping[str, Any]) -> str:
     if "limit_bytes" in facts:
         facts["limit"] = facts["limit_bytes"]
     user, acl = facts["user"], facts.get("acl") or ""
+    facts["facts_shown"] = ", ".join(f"{name}={value}" for name, value in link["facts"].items()) or "no more is known"
     facts["user_or_stranger"] = user or "somebody without a token"
     facts["kind_lower"] = str(facts.get("kind", "object")).lower()
     facts["acl_shown"] = f'"{acl}"' if acl else "empty"

@@ -16,7 +16,7 @@ class Rule(NamedTuple):
 
 _LIMIT = "the client has to send less, or raise {setting} in [limits] and reload (SIGHUP)"
 _LOGIN = "log in again: GET /auth/v1.0 with X-Auth-User and X-Auth-Key"
-_DEVICES = "bring the devices named below back; `holdfast status` says what each of them needs. Then the client may try again"
+_DEVICES = "bring the devices named here back; `holdfast status` says what each of them needs. Then the client may try again"
 
 RULES: dict[str, Rule] = {
     # who asks
@@ -161,4 +161,4 @@ RULES: dict[str, Rule] = {
         "the store has a mistake: {exception} at {where}",
         "the log has the traceback, below this request id; please report it"),
 }
-FALLBACK = Rule("the rule {rule}", "")
+FALLBACK = Rule("{rule}: {facts_shown}", "the log may have more, below this request id")
