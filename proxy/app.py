@@ -93,8 +93,10 @@ class RequestReport:
         handle.observe(seconds)
         _add(self._bytes, sent_bytes)
         _add(self._received, request.body.length or 0)
-        if response.status >= 400 and self._causes is not None:
-            self._causes.note(request, response, seconds)
+        if response.status >= 400:
+            if self._causes is not None:
+                self._causes.note(request, response, seconds)
+            request.failed = None                # its traceback names frames that name the request: a cycle, left to the collector
         if response.status >= 500:
             code = next((value for name, value in response.headers if name == "X-Error-Code"), "")
             self._repeats.warning("request failed", about=code or response.status, txid=request.txid, method=request.method,

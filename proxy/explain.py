@@ -10,6 +10,7 @@ import re
 import traceback
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from common.clock import Clock
 from common.errors import Cause, Explained, StorageError
@@ -39,55 +40,85 @@ _RULES_OF_CODE = {
 }
 
 
+class _Noted(NamedTuple):
+    """What is kept of one request; made into an entry when somebody asks. parameters: without what may be secret."""
+
+    time_us: int
+    status: int
+    seconds: float
+    method: str
+    path: bytes
+    parameters: dict[str, object]
+    peer: str
+    user: str
+    code: str
+    reason: str
+    chain: list[Cause]
+
+
 class Causes:
-    """The entries of one worker. An entry is made of plain values: what JSON can say."""
+    """The entries of one worker."""
 
     def __init__(self, clock: Clock, *, refusals_max: int = REFUSALS_MAX, failures_max: int = FAILURES_MAX) -> None:
         self._clock = clock
         self._started_us = clock.now_us()
-        self._refusals: OrderedDict[str, dict[str, object]] = OrderedDict()
-        self._failures: OrderedDict[str, dict[str, object]] = OrderedDict()
+        self._refusals: OrderedDict[str, _Noted] = OrderedDict()
+        self._failures: OrderedDict[str, _Noted] = OrderedDict()
         self._refusals_max, self._failures_max = refusals_max, failures_max
 
     def note(self, request: Request, response: Response, seconds: float) -> None:
         """A request that was answered with 4xx or 5xx."""
-        clip = _Clip()
-        error, user = request.failed if request.failed is not None else (None, "")
-        chain = chain_of(error, response.status)
-        self._keep(_txid(response) or request.txid or "", {
-            "time_us": self._clock.now_us() - int(seconds * 1e6), "status": response.status, "ms": round(seconds * 1e3, 1),
-            "method": clip(request.method), "path": clip(request.raw_path.decode("latin-1")[:PATH_CHARS_MAX]),
-            "parameters": shown_parameters(request, clip) if request.raw_query else {}, "peer": clip(request.peer),
-            "user": clip(user), "code": error.code if isinstance(error, StorageError) else "", "reason": clip(_reason_of(error)),
-            "chain": [{"rule": cause.rule, "facts": clip(cause.facts)} for cause in chain]})
+        failed = request.failed
+        error, user = failed if failed is not None else (None, "")
+        txid = request.txid if failed is not None and request.txid is not None else _txid(response)
+        self._keep(txid, _Noted(
+            self._clock.now_us() - int(seconds * 1e6), response.status, seconds, request.method, request.raw_path[:PATH_CHARS_MAX],
+            shown_parameters(request) if request.raw_query else {}, request.peer, user[:PATH_CHARS_MAX],
+            error.code if isinstance(error, StorageError) else "", _reason_of(error)[:PATH_CHARS_MAX],
+            _bounded(chain_of(error, response.status))))
 
     def note_refused(self, response: Response, reason: str, peer: str, data: bytes) -> None:
         """What the HTTP front refused itself. data: what had come of the request, of which only the start line is looked at."""
         line = _REQUEST_LINE.match(data)
-        method, path = (line[1].decode(), line[2].decode("latin-1")[:PATH_CHARS_MAX]) if line is not None else ("", "")
+        method, path = (line[1].decode(), line[2][:PATH_CHARS_MAX]) if line is not None else ("", b"")
         rule = {408: "http.slow", 503: "http.connections"}.get(response.status, "http.malformed")
-        self._keep(_txid(response), {
-            "time_us": self._clock.now_us(), "status": response.status, "ms": 0.0, "method": method, "path": path,
-            "parameters": {}, "peer": peer, "user": "", "code": "", "reason": reason, "chain": [{"rule": rule, "facts": {}}]})
+        self._keep(_txid(response), _Noted(self._clock.now_us(), response.status, 0.0, method, path, {}, peer, "", "", reason,
+                                           [Cause(rule, {})]))
 
     def find(self, txid: str) -> dict[str, object] | None:
-        """The entry of a request; None if it is not, or no longer, here."""
-        return self._failures.get(txid) or self._refusals.get(txid)
+        """The entry of a request, in values that JSON can say; None if it is not, or no longer, here."""
+        noted = self._failures.get(txid) or self._refusals.get(txid)
+        if noted is None:
+            return None
+        clip = _Clip()
+        return {"txid": txid, "time_us": noted.time_us, "status": noted.status, "ms": round(noted.seconds * 1e3, 1),
+                "method": clip(noted.method), "path": clip(noted.path.decode("latin-1")), "parameters": noted.parameters,
+                "peer": clip(noted.peer), "user": clip(noted.user), "code": noted.code, "reason": clip(noted.reason),
+                "chain": [{"rule": cause.rule, "facts": clip(cause.facts)} for cause in noted.chain]}
 
     def memory(self) -> dict[str, object]:
         """How far back entries go. oldest_us: None while nothing was dropped, so that all since `started_us` are here."""
         rings = ((self._refusals, self._refusals_max), (self._failures, self._failures_max))
-        full = [next(iter(ring.values()))["time_us"] for ring, most in rings if len(ring) >= most]
+        full = [next(iter(ring.values())).time_us for ring, most in rings if len(ring) >= most]
         return {"refusals_max": self._refusals_max, "failures_max": self._failures_max, "started_us": self._started_us,
-                "oldest_us": max((when for when in full if isinstance(when, int)), default=None)}
+                "oldest_us": max(full, default=None)}
 
-    def _keep(self, txid: str, entry: dict[str, object]) -> None:
-        status = entry["status"]
-        is_failure = isinstance(status, int) and status >= 500
+    def _keep(self, txid: str, noted: _Noted) -> None:
+        is_failure = noted.status >= 500
         ring, most = (self._failures, self._failures_max) if is_failure else (self._refusals, self._refusals_max)
-        ring[txid] = {"txid": txid, **entry}
+        ring[txid] = noted
         if len(ring) > most:
             ring.popitem(last=False)
+
+
+def _bounded(chain: list[Cause]) -> list[Cause]:
+    """The same, with facts that are too large cut; those that are plain and short, as nearly all are, stay as they are."""
+    for cause in chain:
+        for value in cause.facts.values():
+            if not (value is None or isinstance(value, int | float) or (isinstance(value, str) and len(value) < 200)):
+                clip = _Clip()
+                return [Cause(link.rule, {str(name): clip(fact) for name, fact in link.facts.items()}) for link in chain]
+    return chain
 
 
 def chain_of(error: Exception | None, status: int) -> list[Cause]:
@@ -124,8 +155,9 @@ def _bug(error: Exception) -> Cause:
     return Cause("bug", {"exception": type(error).__name__, "where": where})
 
 
-def shown_parameters(request: Request, clip: _Clip) -> dict[str, object]:
+def shown_parameters(request: Request) -> dict[str, object]:
     """Names of the query's parameters; values only of those that cannot be secret."""
+    clip = _Clip(PATH_CHARS_MAX)
     shown = list(request.query.items())[:ITEMS_MAX]
     return {str(clip(name)): clip(value) if name in _SHOWN_PARAMETERS else "..." for name, value in shown}
 
@@ -137,8 +169,8 @@ def _txid(response: Response) -> str:
 class _Clip:
     """Copies plain values into an entry: bounded in all its strings together, secrets blanked, text that JSON can carry."""
 
-    def __init__(self) -> None:
-        self._left = ENTRY_CHARS_MAX
+    def __init__(self, chars_max: int = ENTRY_CHARS_MAX) -> None:
+        self._left = chars_max
 
     def __call__(self, value: object) -> object:
         if value is None or isinstance(value, bool | int | float):
