@@ -520,6 +520,8 @@ class Connection(asyncio.Protocol):
             return
         limits = self._server.limits
         intake = self._intake
+        if isinstance(intake, PooledIntake):
+            intake.tick(now_s)
         if self._out.is_blocked:
             self._check_rate(now_s, self._out.sent_bytes, "reader")
             return

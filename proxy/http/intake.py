@@ -2,7 +2,9 @@
 
 `QueueIntake` takes what `data_received` brings: chunked bodies, TLS, and lengths up to POOLED_BYTES_MIN; it holds at most
 QUEUE_HIGH_BYTES and one read more. `PooledIntake` takes a large body of a plain TCP connection through a `BufferedProtocol`: the
-kernel writes straight into pooled buffers, of which one upload holds at most four; no buffer, no reading.
+kernel writes straight into pooled buffers, of which one upload holds at most four; no buffer, no reading. Only an upload whose
+bytes flow holds any: the first 64 KiB, and what comes after a pause, arrive in a small buffer of its own. So 1 000 uploads that
+are stuck hold the pool (64 MiB), what they had sent before (half of that) and 64 KiB each, and leave the pool to the others.
 Neither takes a byte beyond the body: what follows goes back to the connection.
 """
 from __future__ import annotations
@@ -11,7 +13,7 @@ import asyncio
 from collections import deque
 from typing import Protocol
 
-from common.errors import BadRequest, BodyTooShort, StorageError
+from common.errors import BadRequest, BodyTooShort, ClientTimeout, Overloaded, StorageError
 from proxy.http.chunked import ChunkDecoder
 from proxy.http.message import CHUNK_BYTES_MAX, READY_BYTES_MAX, Lease
 from proxy.http.pool import BufferPool
@@ -20,6 +22,11 @@ POOLED_BYTES_MIN = 262_144           # below it a buffer of 1 MiB is not worth i
 QUEUE_HIGH_BYTES = 262_144
 QUEUE_LOW_BYTES = 65_536
 LEASES_MAX = 4
+SMALL_BYTES = 65_536                 # of an upload that has not shown yet that it flows
+STALL_S = 1.0                        # without a byte: the pooled buffer goes to somebody else
+EVICT_S = 5.0                        # without a byte, what it sent too much to keep, and others wait: the upload ends
+NEW_WAIT_S = 2.0                     # for a first buffer, then 503: the client has lost little; longer than a stall
+WAIT_S = 10.0                        # for a later one
 
 
 class IntakeOwner(Protocol):
@@ -194,91 +201,168 @@ class QueueIntake(Intake):
 
 
 class PooledIntake(Intake):
-    """A body of known length above POOLED_BYTES_MIN, received into pooled buffers; takes none before the first read."""
+    """A body of known length above POOLED_BYTES_MIN, received into pooled buffers while it flows; takes none before the first read.
 
-    __slots__ = ("_current", "_filled", "_first", "_full", "_is_diverted", "_is_waiting", "_leased", "_pool")
+    `_current` is being filled up to `_filled`: a small buffer of its own, or a pooled one.
+    """
+
+    __slots__ = ("_current", "_filled", "_had_buffer", "_idle_since_s", "_is_diverted", "_is_flowing", "_is_waiting", "_leased",
+                 "_parked_bytes", "_pool", "_ready", "_seen_bytes", "_unpassed_bytes", "_waiting_since_s")
 
     def __init__(self, owner: IntakeOwner, length: int, pool: BufferPool, *, expects_continue: bool) -> None:
         super().__init__(owner, length, expects_continue=expects_continue)
         self.remaining: int = length
         self._pool = pool
-        self._first: deque[bytes] = deque()              # came with the head, before reading stopped
-        self._current: bytearray | None = None           # being filled, up to `_filled`
+        self._current: bytearray | None = None
         self._filled = 0
-        self._full: deque[tuple[bytearray, int]] = deque()
+        self._is_flowing = False                         # `_current` is, or the next one has to be, of the pool
+        self._had_buffer = False
+        self._ready: deque[bytes | tuple[bytearray, int]] = deque()     # for the reader: own bytes, or a full buffer of the pool
         self._leased: set[int] = set()                   # ids of buffers that the reader holds
         self._is_waiting = False                         # in the pool's queue
         self._is_diverted = False
+        self._unpassed_bytes = 0                         # came since the last pooled buffer that was full: the reader gathers them
+        self._parked_bytes = 0                           # of those, what the pool has allowed us to keep
+        self._seen_bytes = -1                            # as of the tick at `_idle_since_s`
+        self._idle_since_s = 0.0
+        self._waiting_since_s: float | None = None
 
     # Input, before and during the diversion.
 
     def feed(self, data: bytes) -> bytes:
+        if self.error is not None:
+            return b""
         taken = min(self.remaining, len(data))
         if taken:
-            self._first.append(data[:taken])
+            self._ready.append(data[:taken])
             self._took(taken)
         return data[taken:]
 
     def _took(self, count: int) -> None:
         self.remaining -= count
         self.received_bytes += count
+        self._unpassed_bytes += count
         self.is_complete = self.remaining == 0
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Room for the next read of the socket, never beyond the end of the body."""
         if self._current is None:                        # a read after the pause: some loops have one more
-            self._current = self._pool.take() or self._overdraw()
-            self._filled = 0
+            self._take_small()
+        assert self._current is not None
         end = min(len(self._current), self._filled + self.remaining)
         return memoryview(self._current)[self._filled:end]
-
-    def _overdraw(self) -> bytearray:
-        self._pool.used += 1
-        return bytearray(self._pool.buffer_bytes)
 
     def buffer_updated(self, nbytes: int) -> None:
         """`nbytes` more are in the current buffer."""
         assert self._current is not None
         self._owner.count_input(nbytes)
+        if self.error is not None:                       # what came before is dropped: a body with a hole is none
+            return
         self._filled += nbytes
         self._took(nbytes)
-        if self.is_complete or self._filled == len(self._current):
-            self._full.append((self._current, self._filled))
+        if not self.is_complete and self._filled < len(self._current):
+            return
+        if self._is_small:
+            self._pass_small()
+        else:
+            self._ready.append((self._current, self._filled))
             self._current = None
-            if self.is_complete:
-                self._end_diversion()
-            else:
-                self._want_buffer()
-            self._wake()
+            self._unpassed_bytes = 0
+            self._park(0)
+        self._is_flowing = True
+        if self.is_complete:
+            self._end_diversion()
+        else:
+            self._want_buffer()
+        self._wake()
 
     # Buffers.
 
     @property
+    def _is_small(self) -> bool:
+        return self._current is not None and len(self._current) < self._pool.buffer_bytes
+
+    @property
     def _held(self) -> int:
-        return len(self._full) + len(self._leased) + (self._current is not None)
+        """Buffers of the pool."""
+        full = sum(1 for ready in self._ready if not isinstance(ready, bytes))
+        return full + len(self._leased) + (self._current is not None and not self._is_small)
+
+    def _take_small(self) -> None:
+        self._current, self._filled = bytearray(SMALL_BYTES), 0
+
+    def _pass_small(self) -> None:
+        """What the small buffer holds is the reader's."""
+        assert self._current is not None
+        if self._filled:
+            self._ready.append(bytes(memoryview(self._current)[:self._filled]))
+        self._current, self._filled = None, 0
 
     def _want_buffer(self) -> None:
         """Get the next buffer to fill, or stop reading until there is one."""
-        if self.is_complete or self.error is not None or self._current is not None or self._is_waiting:
+        if self.is_complete or self.error is not None or self._is_waiting:
             return
-        if self._held >= LEASES_MAX:
-            self._owner.pause_intake()
-            return
-        self._current = self._pool.take()
-        self._filled = 0
-        if self._current is None:
-            self._is_waiting = True
-            self._pool.wait(self)
-            self._owner.pause_intake()
-        else:
+        if self._current is None and not self._is_flowing:
+            self._take_small()
+        elif self._current is None:
+            self._current = self._pool.take() if self._held < LEASES_MAX else None
+            self._filled = 0
+        if self._current is not None:
+            self._note_buffer()
             self._owner.resume_intake()
+            return
+        self._owner.pause_intake()
+        if self._held < LEASES_MAX:
+            self._is_waiting = True
+            self._waiting_since_s = None
+            self._pool.wait(self)
 
     def grant(self, buffer: bytearray) -> None:
         """See `pool.PoolWaiter`."""
         self._is_waiting = False
-        self._current = buffer
-        self._filled = 0
+        if self._is_small:                               # of a read after the pause
+            self._pass_small()
+            self._wake()
+        assert self._current is None
+        self._current, self._filled = buffer, 0
+        self._note_buffer()
         self._owner.resume_intake()
+
+    def _note_buffer(self) -> None:
+        self._had_buffer = self._had_buffer or not self._is_small
+        self._seen_bytes = -1                            # its time without a byte begins with the next tick
+
+    def tick(self, now_s: float) -> None:
+        """Once a second: a buffer is for those whose bytes flow, and nobody waits long for one."""
+        if self._is_waiting:
+            since_s = self._waiting_since_s = now_s if self._waiting_since_s is None else self._waiting_since_s
+            if now_s - since_s >= (WAIT_S if self._had_buffer else NEW_WAIT_S):
+                self.fail(Overloaded(what="buffers for uploads", retry_after_s=2))
+        elif self._current is not None and not self._is_small:
+            if self.received_bytes != self._seen_bytes:
+                self._seen_bytes, self._idle_since_s = self.received_bytes, now_s
+            elif now_s - self._idle_since_s >= STALL_S:
+                self._stall(now_s - self._idle_since_s)
+
+    def _stall(self, idle_s: float) -> None:
+        """Nothing comes: the buffer goes back, what is in it to the reader; unless all stalled ones together kept too much."""
+        if self._park(max(0, min(self._unpassed_bytes, self._pool.buffer_bytes) - SMALL_BYTES)):
+            buffer = self._current
+            assert buffer is not None
+            self._pass_small()
+            self._take_small()
+            self._is_flowing = False
+            self._pool.give_back(buffer)
+            self._wake()
+        elif idle_s >= EVICT_S and self._pool.is_wanted:
+            self.fail(ClientTimeout(what="request body", waited_s=round(idle_s, 1)))
+
+    def _park(self, count: int) -> bool:
+        """Let the pool know that we keep `count` bytes beside its buffers; False if it cannot allow that."""
+        if not self._pool.park(count - self._parked_bytes):
+            return False
+        self._parked_bytes = count
+        return True
 
     def _lease(self, buffer: bytearray, size: int) -> Lease:
         key = id(buffer)
@@ -296,10 +380,9 @@ class PooledIntake(Intake):
 
     async def read(self) -> bytes | Lease:
         while True:
-            if self._first:
-                return self._first.popleft()
-            if self._full:
-                return self._lease(*self._full.popleft())
+            if self._ready:
+                ready = self._ready.popleft()
+                return ready if isinstance(ready, bytes) else self._lease(*ready)
             if self.is_complete:
                 return b""
             if self.error is not None:
@@ -328,14 +411,16 @@ class PooledIntake(Intake):
         if self._is_waiting:
             self._is_waiting = False
             self._pool.forget(self)
-        if self._current is not None:
+        if self._current is not None and not self._is_small:
             self._pool.give_back(self._current)
-            self._current = None
-        while self._full:
-            self._pool.give_back(self._full.popleft()[0])
+        self._current = None
+        for ready in self._ready:
+            if not isinstance(ready, bytes):
+                self._pool.give_back(ready[0])
+        self._ready.clear()
+        self._park(0)
 
     def close(self) -> None:
-        self._first.clear()
         self.fail_short()
         self._drop_buffers()
         for _ in range(len(self._leased)):

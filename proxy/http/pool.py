@@ -5,6 +5,7 @@ from collections import deque
 from typing import Protocol
 
 _SPARE_MAX = 8                       # buffers kept for reuse; the others go back to the system
+_PARKED_SHARE = 2                    # copies of what stalled uploads have sent: at most this part, 1/2, of the pool's size
 
 
 class PoolWaiter(Protocol):
@@ -17,12 +18,13 @@ class PoolWaiter(Protocol):
 class BufferPool:
     """At most `count` buffers of `buffer_bytes` at one time, first come first served. Not for threads."""
 
-    __slots__ = ("_spare", "_waiters", "buffer_bytes", "count", "used")
+    __slots__ = ("_parked_bytes", "_spare", "_waiters", "buffer_bytes", "count", "used")
 
     def __init__(self, count: int, buffer_bytes: int) -> None:
         self.count = count
         self.buffer_bytes = buffer_bytes
         self.used = 0
+        self._parked_bytes = 0
         self._spare: list[bytearray] = []
         self._waiters: deque[PoolWaiter] = deque()
 
@@ -32,6 +34,19 @@ class BufferPool:
             return None
         self.used += 1
         return self._spare.pop() if self._spare else bytearray(self.buffer_bytes)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether uploads stand still for want of a buffer."""
+        return bool(self._waiters)
+
+    def park(self, count: int) -> bool:
+        """Whether `count` bytes more (or less) may be kept outside of the buffers; `park(-count)` takes them back."""
+        if count > 0 and self._parked_bytes + count > self.count * self.buffer_bytes // _PARKED_SHARE:
+            return False
+        self._parked_bytes += count
+        assert self._parked_bytes >= 0, "bytes were unparked twice"
+        return True
 
     def wait(self, waiter: PoolWaiter) -> None:
         """Call `waiter.grant` once, when its turn comes; `forget` takes the wish back."""

@@ -1,11 +1,12 @@
 """Clients that stop, vanish or stall: nothing is left behind and nobody else notices."""
 import asyncio
 import os
+import random
 import socket
 
 import pytest
 
-from common.errors import BadRequest, BodyTooShort, ClientTimeout
+from common.errors import BadRequest, BodyTooShort, ClientTimeout, Overloaded
 from proxy.http.message import FileBody, FileSpan, Response
 from proxy.http.outlet import SLICE_BYTES, WRITE_HIGH_BYTES
 from proxy.http.server import HttpLimits
@@ -329,4 +330,103 @@ def test_the_timer_rests_when_there_are_no_connections(loop):
             front.server._timer.cancel()
             front.server._tick()
             assert front.server._timer is None
+    run(test, loop)
+
+
+STUCK = put(5_000_000) + bytes(100)
+
+
+async def connect_stuck(front, count, sent=STUCK):
+    clients = []
+    for _ in range(count):
+        clients.append(await front.connect())
+        await clients[-1].send(sent)
+    return clients
+
+
+def test_uploads_that_send_nothing_leave_the_buffers_to_the_others(loop):
+    async def test():
+        app = Reader()
+        async with Front(app, HttpLimits(body_buffer_count=2)) as front:
+            stuck = await connect_stuck(front, 50)
+            await until(lambda: app.started == 50)
+            await settle()
+            assert front.server.pool.used == 0
+            client = await front.connect()
+            await client.send(put(3_000_000) + bytes(3_000_000))
+            await until(lambda: app.outcomes)
+            assert app.outcomes == ["whole"]
+            for other in (*stuck, client):
+                other.close()
+            await until(lambda: front.server.connections.open == 0)
+            assert front.server.pool.used == 0 and front.server.pool._parked_bytes == 0
+    run(test, loop)
+
+
+@pytest.mark.parametrize("sent", [65_536, 200_000, 700_000, 1_200_000])
+def test_an_upload_that_pauses_gives_its_buffer_back_and_goes_on_later_where_it_was(sent, loop):
+    body = random.Random(sent).randbytes(3_000_000)
+    got = []
+
+    async def app(request):
+        while piece := await request.body.read_chunk():
+            got.append(piece)
+        return Response(200, [], b"done")
+
+    async def test():
+        async with Front(app, HttpLimits(body_buffer_count=4)) as front:
+            client = await front.connect()
+            await client.send(put(len(body)) + body[:sent])
+            for start, stop in ((sent, sent + 70_000), (sent + 70_000, len(body))):
+                await until(lambda: sum(c._received_bytes for c in front.server._connections) >= start)
+                await settle()
+                front.pass_time(3)
+                assert front.server.pool.used == 0
+                await client.send(body[start:stop])
+            assert (await client.answer())[2] == b"done"
+            assert b"".join(got) == body
+            assert front.server.pool.used == 0 and front.server.pool._parked_bytes == 0
+            client.close()
+    run(test, loop)
+
+
+def test_what_stalled_uploads_keep_is_bounded_and_they_end_for_those_that_wait(loop):
+    async def test():
+        app = Reader()
+        async with Front(app, HttpLimits(body_buffer_count=2)) as front:        # a MiB may be kept beside the buffers
+            stuck = await connect_stuck(front, 3, put(5_000_000) + bytes(900_000))
+            await until(lambda: app.started == 3)
+            await settle(turns=100)
+            front.pass_time(3)                                                   # the third gets the buffer of one that is kept
+            await settle(turns=100)
+            front.pass_time(3)
+            assert front.server.pool.used == 2 and 800_000 < front.server.pool._parked_bytes <= 1 << 20
+            client = await front.connect()
+            await client.send(put(3_000_000) + bytes(300_000))
+            await until(lambda: front.server.pool.is_wanted)
+            front.pass_time(1)
+            await client.send(bytes(2_700_000))
+            await until(lambda: "whole" in app.outcomes)
+            assert [type(outcome) for outcome in app.outcomes] == [ClientTimeout, str]
+            for other in (*stuck, client):
+                other.close()
+            await until(lambda: front.server.connections.open == 0)
+            assert front.server.pool.used == 0 and front.server.pool._parked_bytes == 0
+    run(test, loop)
+
+
+def test_an_upload_that_gets_no_buffer_is_told_so_within_seconds(loop):
+    async def test():
+        app = Reader()
+        async with Front(app, HttpLimits(body_buffer_count=1)) as front:
+            held = front.server.pool.take()
+            client = await front.connect()
+            await client.send(put(3_000_000) + bytes(300_000))
+            await until(lambda: front.server.pool.is_wanted)
+            front.pass_time(4)
+            await until(lambda: app.outcomes)
+            assert isinstance(app.outcomes[0], Overloaded) and app.outcomes[0].fields["retry_after_s"] > 0
+            assert (await client.answer())[1]["connection"] == "close"
+            client.close()
+            front.server.pool.give_back(held)
     run(test, loop)
