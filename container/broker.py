@@ -84,9 +84,21 @@ class Broker:
             self._save_info()
             db.execute("COMMIT")
         except BaseException:
-            db.execute("ROLLBACK")
+            if db.in_transaction:        # a full disk has ended it already
+                db.execute("ROLLBACK")
+            self._forget_unsaved()
             raise
         self.is_dirty = True
+
+    def _forget_unsaved(self) -> None:
+        """Counters and confirmations as the file has them, after a transaction that did not happen."""
+        info = dict(self._db.execute("SELECT key, value FROM info"))
+        self.applied, self.instance = info.get("applied", 0), info.get("instance", 0)
+        self.newest_us, self._change = info.get("newest_us", 0), info.get("change", 0)
+        self._figures = [info.get("count", 0), info.get("size", 0), info.get("objects", 0)]
+        for peer in self._confirmed:
+            self._confirmed[peer] = info.get(f"confirmed {peer}", 0)
+            self._unconfirmed[peer] = self._load_unconfirmed(peer)
 
     def _merge(self, row: Row, now_held_by: str | None) -> None:
         self.newest_us = max(self.newest_us, row.stamp.micros)

@@ -8,8 +8,10 @@ One class serves containers (rows are objects) and accounts (rows are containers
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
+import struct
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +19,8 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import msgpack
 
-from common.errors import Corruption, DeadInstance, NotCounted, PromiseOutstanding, StorageError
-from common.log import get_logger
+from common.errors import Corruption, DeadInstance, DeviceUnavailable, NotCounted, PromiseOutstanding, StorageError
+from common.log import Repeats, get_logger
 from common.packing import pack
 from common.timestamp import Stamp
 from container.broker import Broker
@@ -30,6 +32,15 @@ APPLY_ROWS_MAX = 64
 PROMISE_WAIT_S = 0.5
 CHECKPOINT_S = 30.0
 HINTS_AT_ONCE = 256
+RETRY_S = 1.0
+# what a damaged file makes SQLite, or the decoding of what it found, raise
+DAMAGE = (sqlite3.DatabaseError, UnicodeError, ValueError, TypeError, OverflowError, struct.error, Corruption)
+
+
+def _is_damage(error: sqlite3.OperationalError) -> bool:
+    """A full disk or a failing one is none."""
+    text = str(error)
+    return "decode" in text or "malformed" in text or "no such" in text or "syntax" in text
 
 
 class Applied(NamedTuple):
@@ -77,6 +88,8 @@ class RowStore:
         self._hints: deque[tuple[bytes, str, Sequence[tuple[str, bytes]]]] = deque()
         self._queues: dict[bytes, list[tuple[Row, int, str | None]]] = {}    # only the thread touches them
         self._damaged: dict[bytes, str] = {}
+        self._evicted_dirty = False
+        self._repeats = Repeats(log)
         self._unqueued: set[int] = set()                         # sequences of rows that are not in `_incoming` yet
         self._paths: dict[bytes, str] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="rows")
@@ -98,7 +111,10 @@ class RowStore:
             self._paths[key] = path
             self._queues.setdefault(key, []).extend((unpack_row(row), sequence, sender or None) for row in rows)
         for key in list(self._queues):
-            self._pool.submit(self._replay_key, key).result()
+            try:
+                self._pool.submit(self._replay_key, key).result()
+            except StorageError as error:                        # tried again with the next rows
+                log.warning("rows wait", directory=self._directory, reason=str(error))
         if records:
             self._need_checkpoint()
 
@@ -234,9 +250,15 @@ class RowStore:
     def _apply_all(self) -> None:
         """In the thread: everything that is queued now."""
         self._sort_incoming()
+        failed: StorageError | None = None
         for key in list(self._queues):
-            self._apply_key(key)
+            try:
+                self._apply_key(key)
+            except StorageError as error:
+                failed = error           # the others go on
         self._take_hints()
+        if failed is not None:
+            raise failed
 
     def _take_hints(self) -> None:
         while self._hints:
@@ -252,15 +274,23 @@ class RowStore:
         self._apply_key(key)
 
     def _apply_key(self, key: bytes) -> None:
-        """Apply the queue of one database; "applied up to" never names a record of which rows are still to come."""
+        """Apply the queue of one database; "applied up to" never names a record of which rows are still to come.
+
+        What could not be applied stays queued, and is tried again: a full disk is no reason to forget a row.
+        """
         broker = self._open(key) if self._queues.get(key) else None
         if broker is None:
+            self._queues.pop(key, None)  # of a damaged one: the journal keeps the rows
             return
-        queue = self._queues.pop(key)
-        for start in range(0, len(queue), APPLY_ROWS_MAX):
-            part, rest = queue[start:start + APPLY_ROWS_MAX], queue[start + APPLY_ROWS_MAX:start + APPLY_ROWS_MAX + 1]
+        queue = self._queues[key]
+        while queue:
+            part, rest = queue[:APPLY_ROWS_MAX], queue[APPLY_ROWS_MAX:APPLY_ROWS_MAX + 1]
             last = part[-1][1] - 1 if rest and rest[0][1] == part[-1][1] else part[-1][1]
-            broker.apply([(row, by) for row, _, by in part], sequence=last)
+            rows = [(row, by) for row, _, by in part]
+            if not self._guarded(key, lambda b, r=rows, n=last: b.apply(r, sequence=n) or True, broker):  # type: ignore[misc]
+                return
+            del queue[:APPLY_ROWS_MAX]
+        del self._queues[key]
         if self.on_applied is not None:
             applied = Applied(broker.name, broker.instance, broker.figures, broker.newest_us)
             self._loop.call_soon_threadsafe(self.on_applied, applied)
@@ -268,7 +298,9 @@ class RowStore:
     def _applied(self, error: BaseException | None) -> None:
         self._is_applying = False
         if error is not None:
-            log.error("rows could not be applied", directory=self._directory, error=str(error))
+            self._repeats.error("rows could not be applied yet", about=self._directory, error=str(error))
+            if not self._is_closing:
+                self._loop.call_later(RETRY_S, self._kick)
         elif self._incoming:
             self._kick()
         self._need_checkpoint()
@@ -278,12 +310,23 @@ class RowStore:
         self._sort_incoming()
         self._apply_key(key)
         self._take_hints()
-        if key not in self._brokers and not os.path.exists(self._file(key)):
+        if key not in self._brokers and key not in self._damaged and not os.path.exists(self._file(key)):
             return default
         broker = self._open(key)
-        if broker is None:
-            raise Corruption(what="database", file=self._file(key), reason=self._damaged[key])
-        return use(broker)
+        found = self._guarded(key, use, broker) if broker is not None else None
+        if found is None:
+            raise Corruption(what="database", file=self._file(key), reason=self._damaged.get(key, ""))
+        return found
+
+    def _guarded(self, key: bytes, use: Callable[[Broker], T], broker: Broker) -> T | None:
+        """The result, or None when the database turned out to be damaged. Raises `DeviceUnavailable` for what may pass."""
+        try:
+            return use(broker)
+        except DAMAGE as error:
+            if isinstance(error, sqlite3.OperationalError) and not _is_damage(error):
+                raise DeviceUnavailable(device=self._directory, reason=str(error)) from error
+            self._set_damaged(key, error)
+            return None
 
     def _open(self, key: bytes) -> Broker | None:
         """None for a damaged database: its rows stay in the journal, its peers answer, repair copies it."""
@@ -291,10 +334,25 @@ class RowStore:
             return None
         try:
             return self._open_broker(key)
-        except sqlite3.DatabaseError as error:
-            self._damaged[key] = str(error)
-            log.error("database damaged", file=self._file(key), error=str(error))
+        except DAMAGE as error:
+            if isinstance(error, sqlite3.OperationalError) and not _is_damage(error):
+                raise DeviceUnavailable(device=self._directory, reason=str(error)) from error
+            self._set_damaged(key, error)
             return None
+
+    def _set_damaged(self, key: bytes, error: BaseException) -> None:
+        """Neither read nor written any more; the file stays for a person to look at."""
+        self._damaged[key] = str(error) or type(error).__name__
+        broker = self._brokers.pop(key, None)
+        if broker is not None:
+            with contextlib.suppress(sqlite3.Error):
+                broker.close()
+        log.error("database damaged", file=self._file(key), error=self._damaged[key])
+
+    @property
+    def damaged_count(self) -> int:
+        """Databases of this device that its peers have to answer for."""
+        return len(self._damaged)
 
     def _open_broker(self, key: bytes) -> Broker:
         broker = self._brokers.get(key)
@@ -302,7 +360,10 @@ class RowStore:
             while len(self._brokers) >= self._open_max:
                 _, oldest = self._brokers.popitem(last=False)
                 if oldest.is_dirty:
-                    oldest.checkpoint()
+                    try:
+                        oldest.checkpoint()
+                    except sqlite3.Error:                        # then its rows stay in the journal until the next start
+                        self._evicted_dirty = True
                 oldest.close()
             broker = self._brokers[key] = Broker(self._file(key), self._paths.get(key, ""), self._peers_of(key))
         self._brokers.move_to_end(key)
@@ -331,15 +392,22 @@ class RowStore:
         except StorageError as error:    # a retired device: what its databases lack stays in the journal
             log.warning("no checkpoint", directory=self._directory, reason=str(error))
             return
-        await self._run(self._checkpoint_all)
-        if not self._damaged:
+        try:
+            is_whole = await self._run(self._checkpoint_all)
+        except (StorageError, OSError, sqlite3.Error) as error:
+            self._repeats.warning("no checkpoint", about=self._directory, reason=str(error))
+            self._need_checkpoint()
+            return
+        if is_whole:
             self._journal.rows_covered(self._space, covered)
 
-    def _checkpoint_all(self) -> None:
+    def _checkpoint_all(self) -> bool:
+        """True when every row that has come so far is in a synced file."""
         self._apply_all()
-        for broker in self._brokers.values():
+        for key, broker in list(self._brokers.items()):
             if broker.is_dirty:
-                broker.checkpoint()
+                self._guarded(key, Broker.checkpoint, broker)
+        return not self._damaged and not self._evicted_dirty
 
     def _close_all(self) -> None:
         for broker in self._brokers.values():

@@ -29,7 +29,7 @@ from node.peering import Peering
 from node.plan import DeviceSlot, WorkerPlan
 from node.stats import StatsReporter
 from object.client import LocalObjectClient, ObjectClient, RemoteObjectClient
-from object.device import Device, DeviceLimits
+from object.device import REBUILD, Device, DeviceLimits
 from object.format import RecordType
 from object.identity import Identity
 from object.index import LmdbIndex
@@ -45,6 +45,7 @@ from ring.placement import Ring
 
 log = get_logger("node.storage")
 _RECORD_TYPES = {SPACE_CONTAINER: RecordType.CONTAINER_ROW, SPACE_ACCOUNT: RecordType.ACCOUNT_ROW}
+STARTS, STARTS_MAX, HELD_S = "index.starts", 3, 20.0
 OPEN_DATABASES_MAX = 500                 # per worker; each holds three files open
 _DIRECTORIES = {SPACE_CONTAINER: "containers", SPACE_ACCOUNT: "accounts"}
 
@@ -129,6 +130,7 @@ class Storage:
                 rows.on_applied = self._stats.note
         self._stats.start()
         self._peering.start()
+        self._held = asyncio.get_running_loop().call_later(HELD_S, self._note_held)
         for owner in self._owners.values():
             owner.start()
             updater = Updater(owner, lambda path, policy, is_owed: self.store.settle_listing(path, policy, is_owed=is_owed),
@@ -144,6 +146,8 @@ class Storage:
 
     async def close(self) -> None:
         """Stop background work, flush everything, give up the devices."""
+        self._held.cancel()
+        self._note_held()
         for updater in self._updaters:
             await updater.close()
         for sweeper in self._sweepers:
@@ -162,6 +166,12 @@ class Storage:
         for remote in self._remotes.values():
             await remote.close()
 
+    def _note_held(self) -> None:
+        """This start has held: indexes are not to blame for what comes."""
+        for slot in self._plan.own_devices:
+            if slot.path is not None and slot.ring_id in self._owners:
+                (slot.path / STARTS).unlink(missing_ok=True)
+
     def _open_device(self, slot: DeviceSlot) -> None:
         plan = self._plan
         assert slot.path is not None
@@ -177,7 +187,7 @@ class Storage:
             (slot.path / "index").mkdir(mode=0o700, exist_ok=True)
             device = Device(RealFs(), str(slot.path), expected, _open_index(slot.path / "index"), limits=limits,
                             now_us=self._clock.now_us())
-        except (StorageError, OSError) as error:
+        except (StorageError, OSError, lmdb.Error, ValueError) as error:
             self._failed[slot.name] = str(error)
             log.error("device not used", device=slot.name, reason=str(error))
             return
@@ -274,6 +284,10 @@ class Storage:
                 facts |= {"state": "unusable", "reason": self._failed.get(slot.name, "")}
             else:
                 facts |= _device_facts(owner.device)
+                damaged = sum(rows.damaged_count for (device, _), rows in self._rows.items() if device == slot.ring_id)
+                if damaged and facts["state"] == "ok":
+                    reason = f"{damaged} databases of listings damaged: the others answer for them"
+                    facts |= {"state": "not counted", "reason": reason}
             devices.append(facts)
         return {"worker": self._plan.worker, "devices": devices,
                 "repaired": self.store.repairer.repaired_count,
@@ -294,11 +308,27 @@ def _device_facts(device: Device) -> dict[str, object]:
 
 
 def _open_index(path: Path) -> LmdbIndex:
-    """A damaged index costs a rebuild, never data."""
+    """A damaged index costs a rebuild, never data.
+
+    LMDB may also take the process down with what it finds. So starts are counted until one has held: the third that did not
+    begins with a new index.
+    """
+    rebuild, starts = path.parent / REBUILD, path.parent / STARTS
+    count = len(starts.read_bytes()) if starts.exists() else 0
+    if rebuild.exists() or count >= STARTS_MAX:
+        log.warning("index is made anew", path=path, starts=count)
+        _empty(path)
+        rebuild.unlink(missing_ok=True)
+        count = 0
+    starts.write_bytes(b"." * (count + 1))
     try:
         return LmdbIndex(str(path))
     except (lmdb.Error, Corruption) as error:
         log.warning("index damaged, rebuilding", path=path, error=str(error))
-        shutil.rmtree(path)
-        path.mkdir(mode=0o700)
+        _empty(path)
         return LmdbIndex(str(path))
+
+
+def _empty(path: Path) -> None:
+    shutil.rmtree(path)
+    path.mkdir(mode=0o700)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import msgpack
 
-from common.errors import Corruption, DeviceFull, DeviceRefused
+from common.errors import Corruption, DeviceFull, DeviceRefused, DeviceUnavailable
 from common.log import get_logger
 from common.timestamp import ZERO, Stamp, unpack_stamp
 from common.vfs import Vfs
@@ -43,6 +44,7 @@ from object.wire import SPACE_OBJECT, BodyState, Kind, Version, make_version
 
 log = get_logger("object.device")
 WARM_MAX = 4096
+REBUILD = "index.rebuild"                # a file that asks the next start for a new index
 ROW_TYPES = frozenset({RecordType.CONTAINER_ROW, RecordType.ACCOUNT_ROW})
 
 
@@ -113,6 +115,7 @@ class Device:
         self._pending_changes: dict[bytes, Pending | None] = {}
         self._staged: dict[tuple[bytes, int], int] = {}          # (key, body id) -> trailer crc
         self.filter = KeyFilter(index.count())
+        self.on_index_damage: Callable[[Corruption], None] = lambda error: None
         self.usage: dict[int, int] = {}
         self.peers = PeerMarks()
         self._beside = _Beside()
@@ -144,7 +147,14 @@ class Device:
         directory = f"{self.root}/journal"
         headers = self._load_headers(directory)
         mark = self.index.mark()
-        last = self._replay(directory, headers, mark)
+        try:
+            last = self._replay(directory, headers, mark)
+        except (Corruption, DeviceUnavailable) as error:         # only the index is asked for rows here
+            log.warning("index damaged, rebuilding", device=self.root, error=str(error))
+            self.index.clear()
+            self.rows.clear()
+            self._beside = _Beside()
+            last = self._replay(directory, headers, None)
         recovery = self.recovery
         recovery.epoch = max((h.epoch for h in headers), default=0)
         recovery.incarnation = headers[-1].incarnation if headers else self.identity.incarnation
@@ -335,7 +345,11 @@ class Device:
         """From the index; registers of containers and accounts stay warm, every write of an object looks at them."""
         if not self.filter.may_hold(key):
             return None
-        held = self.index.get(key)
+        try:
+            held = self.index.get(key)
+        except Corruption as error:
+            self.on_index_damage(error)
+            raise DeviceUnavailable(device=self.identity.name, reason=f"index damaged: {error}") from error
         if held is not None and key[0] < SPACE_OBJECT:
             if len(self._warm) >= WARM_MAX:
                 self._warm.clear()
@@ -568,6 +582,12 @@ class Device:
             self.fs.close(handle)
 
     # --- bodies --------------------------------------------------------------------------------------------------
+
+    def forget_index(self) -> None:
+        """The next start shall rebuild the index."""
+        path = f"{self.root}/{REBUILD}"
+        if not self.fs.exists(path):
+            self.fs.close(self.fs.open(path, create=True))
 
     def read_inline(self, held: Held, *, cached_only: bool = False) -> bytes | None:
         """The body of an INLINE row, checked. cached_only: None when the disk would be waited for.

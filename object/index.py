@@ -1,6 +1,7 @@
 """The index of a device: key -> newest row, pending listing updates, marks. Derived from the journal, disposable.
 
-    | row: state u8 | segment u32 | offset u64 | length u32 | trailer crc u32 | ballot 24 | packed version |
+    | row: crc32 u32 of the rest | state u8 | segment u32 | offset u64 | length u32 | trailer crc u32 | ballot 24 |
+    |   packed version |
     | pending: key -> stamp 24 | owed u8 | path (UTF-8) |
 
 `LmdbIndex` is one synced transaction per flush (no WRITEMAP: that is SIGBUS on a full disk); `MemoryIndex` is what the
@@ -8,6 +9,7 @@ simulated disk has. Budget of a lookup: one B+tree descent, about 2 us warm.
 """
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,13 +19,17 @@ from typing import Protocol
 import lmdb
 import msgpack
 
+from common.errors import Corruption
+from common.hashing import crc32
 from common.timestamp import Stamp, unpack_stamp
+from common.vfs import PAGE_BYTES
 from object.register import Held
 from object.wire import make_key, split_key, unpack_version
 
 _ROW = struct.Struct(">BIQII")
 _MARK = b"mark"
 FORMAT = 1
+_LMDB_MAGIC = 0xBEEFC0DE
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +85,17 @@ class Index(Protocol):
 
 
 def pack_row(held: Held) -> bytes:
-    return b"".join((_ROW.pack(held.state, held.segment, held.offset, held.length, held.trailer_crc),
-                     held.ballot.pack(), held.version.packed))
+    packed = b"".join((_ROW.pack(held.state, held.segment, held.offset, held.length, held.trailer_crc),
+                       held.ballot.pack(), held.version.packed))
+    return crc32(packed).to_bytes(4, "big") + packed
 
 
 def unpack_row(buf: bytes) -> Held:
-    state, segment, offset, length, trailer_crc = _ROW.unpack_from(buf)
-    at = _ROW.size
+    """Raises `Corruption`: LMDB itself checks nothing."""
+    if crc32(memoryview(buf)[4:]) != int.from_bytes(buf[:4], "big"):
+        raise Corruption(what="index row")
+    state, segment, offset, length, trailer_crc = _ROW.unpack_from(buf, 4)
+    at = 4 + _ROW.size
     return Held(unpack_stamp(buf, at), unpack_version(bytes(buf[at + 24:])), state, 0, segment, offset, length, trailer_crc)
 
 
@@ -95,6 +105,30 @@ def _pack_pending(entry: Pending) -> bytes:
 
 def _unpack_pending(buf: bytes) -> Pending:
     return Pending(unpack_stamp(buf), buf[25:].decode("utf-8", "surrogatepass"), bool(buf[24]))
+
+
+def _check_file(path: str) -> None:
+    """A data file that is shorter than its own meta pages say is met by SIGBUS once it is mapped. Raises `Corruption`.
+
+    Meta pages are the first two; at offset 16 of each: magic u32, version u32, address u64, map size u64, two databases of
+    48 bytes, last page u64, transaction u64. Source: mdb.c of LMDB 0.9, native byte order.
+    """
+    try:
+        with open(f"{path}/data.mdb", "rb") as file:
+            head = file.read(2 * PAGE_BYTES)
+            size = os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        return
+    if size == 0:
+        return
+    metas = []
+    for start in (0, PAGE_BYTES):
+        if len(head) >= start + 160:
+            magic, = struct.unpack_from("=I", head, start + 16)
+            last_page, transaction = struct.unpack_from("=QQ", head, start + 136)
+            metas.append((transaction, magic, last_page))
+    if len(metas) < 2 or any(magic != _LMDB_MAGIC for _, magic, _ in metas) or (max(metas)[2] + 1) * PAGE_BYTES > size:
+        raise Corruption(what="index", file=f"{path}/data.mdb", reason="shorter than it says, or no LMDB file")
 
 
 class MemoryIndex:
@@ -147,7 +181,8 @@ class LmdbIndex:
     """LMDB environment in `<device>/index`."""
 
     def __init__(self, path: str, *, map_bytes: int = 64 << 30) -> None:
-        """map_bytes: address space, not disk. Raises `lmdb.Error` when the files are unusable: then remove them."""
+        """map_bytes: address space, not disk. Raises `lmdb.Error`, `Corruption` when the files are unusable: remove them."""
+        _check_file(path)
         self._env = lmdb.open(path, map_size=map_bytes, max_dbs=3, subdir=True, mode=0o600, metasync=True, sync=True,
                               lock=False, readahead=False, max_readers=4)
         self._rows = self._env.open_db(b"rows")
@@ -155,8 +190,11 @@ class LmdbIndex:
         self._meta = self._env.open_db(b"meta")
 
     def get(self, key: bytes) -> Held | None:
-        with self._env.begin(db=self._rows, buffers=False) as txn:
-            packed = txn.get(key)
+        try:
+            with self._env.begin(db=self._rows, buffers=False) as txn:
+                packed = txn.get(key)
+        except lmdb.Error as error:
+            raise Corruption(what="index", reason=str(error)) from error
         return unpack_row(packed) if packed is not None else None
 
     def mark(self) -> Mark | None:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 from common.clock import Clock
-from common.errors import Corruption, DeviceUnavailable, NotCounted, Overloaded, StorageError
-from common.log import get_logger
+from common.errors import Corruption, DeviceUnavailable, NotCounted, Overloaded
+from common.log import Repeats, get_logger
 from common.timestamp import Stamp
 from object.bodies import BodyReader, BodyWriter
 from object.compaction import drop_segment, load_records, move_records, plan_compaction
@@ -77,6 +77,7 @@ class Owner:
         self._committing: Batch | None = None
         self._is_kicked = False
         self._work = asyncio.Event()
+        self._repeats = Repeats(log)
         self.has_pending = asyncio.Event()
         self._compared: asyncio.Future[None] = self._loop.create_future()
         self._maintainer: asyncio.Task[None] | None = None
@@ -90,6 +91,7 @@ class Owner:
         if self.device.pending:
             self.has_pending.set()
         self._work.set()
+        self.device.on_index_damage = self._index_damaged
         self._index_pool.submit(self._fill_filter)
         self._maintainer = self._loop.create_task(self._maintain(), name=f"maintain {self.name}")
 
@@ -343,6 +345,11 @@ class Owner:
         self._waiters.fail(lost)
         self._sync_waiters.fail(lost)
 
+    def _index_damaged(self, error: Corruption) -> None:
+        """Derived data cannot be trusted: the next start rebuilds it from the journal, until then the others answer."""
+        self.device.forget_index()
+        self._retire(error)
+
     def _check_fault(self) -> None:
         if self.device.fault:
             raise DeviceUnavailable(device=self.name, reason=self.device.fault)
@@ -350,23 +357,35 @@ class Owner:
     # --- background ----------------------------------------------------------------------------------------------
 
     async def _maintain(self) -> None:
-        """Once a second while there is work: flush the index, look at the space, remove displaced bodies, compact."""
+        """Once a second while there is work: remove displaced bodies, look at the space, flush the index, compact."""
         turn = 0
         while True:
             await self._work.wait()
             await asyncio.sleep(MAINTAIN_S)
             self._work.clear()
             turn += 1
-            try:
-                await self._in_journal_pool(self.device.has_room)
-                await self.flush()
-                if self.device.displaced_bodies:
-                    await self.in_body_pool(self.device.unlink_displaced)
-                if (turn % COMPACT_EVERY == 1 or self.device.is_full) and await self.compact():
-                    turn = 0             # there may be more
-                    self._work.set()
-            except (OSError, StorageError) as error:
-                log.warning("maintenance failed", device=self.name, error=str(error))
+            for step in (self._unlink, self._look_at_room, self.flush):
+                await self._maintained(step)
+            if (turn % COMPACT_EVERY == 1 or self.device.is_full) and await self._maintained(self.compact):
+                turn = 0                 # there may be more
+                self._work.set()
+            if self.device.is_full:
+                self._work.set()         # nothing else may come to wake us when space is there again
+
+    async def _maintained(self, step: Callable[[], Awaitable[T]]) -> T | None:
+        """One step; what goes wrong in it (a full disk above all) is no reason to leave out the others, or the next round."""
+        try:
+            return await step()
+        except Exception as error:       # the edge of a daemon
+            self._repeats.warning("maintenance failed", about=self.name, step=step.__name__, error=str(error))
+            return None
+
+    async def _unlink(self) -> None:
+        if self.device.displaced_bodies:
+            await self.in_body_pool(self.device.unlink_displaced)
+
+    async def _look_at_room(self) -> None:
+        await self._in_journal_pool(self.device.has_room)
 
     async def flush(self) -> None:
         """Move the newest rows into the index."""

@@ -36,6 +36,9 @@ def split_key(key: bytes) -> tuple[int, int, bytes]:
     return space, partition, name_hash
 
 
+DESCRIPTOR_BYTES_MAX = 32_768            # a version has to fit into the header of a frame, with its path
+
+
 class Kind(enum.IntEnum):
     """What a version says about its name."""
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from account.wire import AccountState, unpack_account_state
 from common.errors import (
+    BadRequest,
     Conflict,
     DeadInstance,
     DeadlineExceeded,
@@ -25,7 +26,7 @@ from container.wire import (
     Row,
     unpack_container_state,
 )
-from object.wire import Kind, Version, make_version
+from object.wire import DESCRIPTOR_BYTES_MAX, Kind, Version, make_version
 from proxy.cluster import Cluster, Place, RegisterPorts, RowPlace
 from proxy.coordinator import Coordinator, Look, Outcome, Replies, Verdict, is_live
 from proxy.model import AccountInfo, ContainerEntry, ContainerInfo, MetaChange, ObjectEntry, Page, Subdir
@@ -176,7 +177,7 @@ class Containers:
                 state = unpack_account_state(version.descriptor)
             meta, headers = merge(state.meta, state.headers, change)
             state = AccountState(created_us=state.created_us, put_us=max(now_us, state.put_us), meta=meta, headers=headers)
-            return make_version(stamp=ZERO, root=ZERO, kind=Kind.LIVE, path=place.path, descriptor=state.pack())
+            return make_version(stamp=ZERO, root=ZERO, kind=Kind.LIVE, path=place.path, descriptor=bounded(state.pack()))
 
         await self._change(place, self.deadline_s(), decide)
         return was_new
@@ -191,7 +192,7 @@ class Containers:
             meta, headers = merge(state.meta, state.headers, change)
             state = AccountState(created_us=state.created_us, put_us=max(self.cluster.clock.now_us(), state.put_us + 1),
                                  meta=meta, headers=headers)
-            return make_version(stamp=ZERO, root=ZERO, kind=Kind.LIVE, path=place.path, descriptor=state.pack())
+            return make_version(stamp=ZERO, root=ZERO, kind=Kind.LIVE, path=place.path, descriptor=bounded(state.pack()))
 
         outcome = await self._change(place, self.deadline_s(), decide)
         if outcome.verdict is Verdict.REFUSED:
@@ -390,6 +391,13 @@ async def _quorum_of(rows: RowPlace, deadline_s: float,
     return found
 
 
+def bounded(packed: bytes) -> bytes:
+    """What a version carries, if every replica can take it and every reply bring it. Raises `BadRequest`."""
+    if len(packed) > DESCRIPTOR_BYTES_MAX:
+        raise BadRequest(reason=f"Metadata and headers of more than {DESCRIPTOR_BYTES_MAX} bytes in all")
+    return packed
+
+
 def page_request(page: Page) -> PageRequest:
     """Swift's path= is a prefix and a delimiter without rolled-up names."""
     if page.path is not None:
@@ -410,7 +418,7 @@ def _changed_container(place: Place, state: ContainerState, change: MetaChange, 
     meta, headers = merge(state.meta, state.headers, change)
     state = ContainerState(instance=state.instance, created_us=state.created_us, put_us=max(now_us, state.put_us + 1),
                            policy=state.policy, meta=meta, headers=headers, shards=state.shards)
-    return make_version(stamp=ZERO, root=ZERO, kind=Kind.LIVE, path=place.path, descriptor=state.pack())
+    return make_version(stamp=ZERO, root=ZERO, kind=Kind.LIVE, path=place.path, descriptor=bounded(state.pack()))
 
 
 def container_info(account: str, name: str, version: Version, answer: PageAnswer | None = None) -> ContainerInfo:

@@ -24,7 +24,7 @@ from object.client import ObjectClient
 from object.wire import BodyState, Descriptor, Kind, Mode, Reply, Version, make_version, unpack_descriptor
 from proxy.bodies import Received, receive_body
 from proxy.cluster import Cluster, Place, RegisterPorts, Round
-from proxy.containers import Containers, container_info
+from proxy.containers import Containers, bounded, container_info
 from proxy.coordinator import Coordinator, Look, Outcome, Verdict, is_live, tombstone
 from proxy.handoff import Handoffs
 from proxy.model import BodySource, Condition, ContainerInfo, ObjectInfo, Target
@@ -177,6 +177,7 @@ class ObjectStore(Containers):
         if condition is not None:        # decided again with the write; a refusal here spares the body and leaves no file
             settled = (await begun.coordinator.read(replies=begun.replies)).version
             condition(self._info(begun.place, settled, settled.stamp, begun.ports, begun.deadline_s))
+        bounded(descriptor.pack())       # before the body, and not in its place
         received = await receive_body(body, begun.place, begun.ports, inline_bytes_max=self._inline_bytes_max,
                                       size_max=size_max, expected_etag=expected_etag, deadline_s=self.deadline_s)
         if received.is_staged:           # the upload took its time: the clock of the write starts now
@@ -193,7 +194,7 @@ class ObjectStore(Containers):
         return replace(descriptor, created_us=now_us, etag=received.etag, instance=target.container.instance)
 
     async def _write(self, begun: _Begun, descriptor: Descriptor, received: Received, condition: Condition | None) -> Outcome:
-        packed = descriptor.pack()
+        packed = bounded(descriptor.pack())
 
         def make(stamp: Stamp) -> Version:
             return make_version(stamp=stamp, root=stamp, kind=Kind.LIVE, path=begun.place.path, body_id=received.body_id,
@@ -230,9 +231,13 @@ class ObjectStore(Containers):
             if found is None:
                 refusal = NotFound(what="object")
                 return None
+            try:
+                packed = bounded(change(found.descriptor).pack())
+            except StorageError as error:
+                refusal = error
+                return None
             return make_version(stamp=version.stamp, root=version.root, kind=Kind.LIVE, path=version.path,
-                                body_id=version.body_id, size_bytes=version.size_bytes,
-                                descriptor=change(found.descriptor).pack())
+                                body_id=version.body_id, size_bytes=version.size_bytes, descriptor=packed)
 
         outcome = await begun.coordinator.change(decide)
         if refusal is not None:

@@ -16,6 +16,7 @@ from proxy.http.message import CHUNK_BYTES_MAX, Headers, Response
 from proxy.model import Condition, ObjectInfo
 from proxy.swift.access import Asker
 from proxy.swift.conditional import check_read, modified_us, write_condition
+from proxy.swift.constraints import check_meta_totals
 from proxy.swift.context import Ask, Gateway
 from proxy.swift.metadata import meta_fields
 from proxy.swift.objects import (
@@ -97,6 +98,7 @@ async def put_copy(gateway: Gateway, ask: Ask) -> Response:
 async def _copy(gateway: Gateway, source_ask: Ask, to: Ask, source: ObjectInfo, condition: Condition | None) -> Response:
     headers = to.request.headers
     descriptor = _merge(parse_put(gateway, headers, to.path.object), source.descriptor, headers)
+    check_meta_totals(descriptor.meta, gateway.limits)
     span = _span(headers, source)
     size = span.stop - span.start
     if size > gateway.limits.max_file_size:
