@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import random
 import sys
@@ -9,15 +10,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cli.ring_analyze import analyze
 from common.clock import SystemClock
 from common.errors import StorageError
 from ring.builder import RebalancePlan, RingBuilder, add_devices
 from ring.builderfile import load_builder, save_builder
 from ring.device import RingDevice
-from ring.ringfile import save_ring
-from ring.search import DeviceFilter, find_devices, parse_new_device, parse_search
+from ring.ringfile import load_ring, save_ring
+from ring.search import DeviceFilter, find_devices, parse_change, parse_new_device, parse_search
 
 EXIT_OK, EXIT_WARNING, EXIT_ERROR = 0, 1, 2
+_HOURS_UNKNOWN = 24                      # write_builder: as swift-ring-builder
 _BALANCE_WARN = 5.0                      # percent, as in swift-ring-builder
 _HELP = """\
 A ring says which devices hold which partition. A node of `holdfast up` makes its own; this is for rings made by hand, and for
@@ -31,6 +34,10 @@ Also callable as `holdfast ring FILE ...`.
   ring-builder object.builder                                  show devices, balance, dispersion
   ring-builder object.builder set_weight d2 50                 then rebalance again
   ring-builder object.builder remove r1z2-10.0.0.2             every device there; then rebalance again
+  ring-builder object.builder set_info d2 10.0.0.9:6200/sdb    its disk is elsewhere now; data does not move by this
+  ring-builder object.builder set_zone z2 3                    likewise set_region; then rebalance
+  ring-builder object.ring.gz write_builder 1                  the builder is lost: make it again from the ring
+  ring-builder scenario.json analyze                           try out how rings behave: rounds of changes, what each moves
 
 Choose 2^PART_POWER near 100 partitions for each device that the cluster may ever have.
 SEARCH: d7 (id), r1 (region), z2 (zone), 10.0.0.1 (address), :6200 (port), /sda (name), _text (meta), or several together
@@ -62,10 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     try:
         path = Path(args.builder)
-        if args.verb == "create":
-            return _create(path, args)
+        if args.verb in _FILE_VERBS:
+            return _FILE_VERBS[args.verb](path, args)
         if args.verb not in _VERBS:
-            raise _UsageError(f"no verb {args.verb!r}; there are: create {' '.join(sorted(_VERBS))}")
+            raise _UsageError(f"no verb {args.verb!r}; there are: {' '.join(sorted((*_VERBS, *_FILE_VERBS)))}")
         return _VERBS[args.verb](_Call(path=path, builder=load_builder(path), args=args))
     except _UsageError as error:
         print(f"ring-builder: {error}", file=sys.stderr)
@@ -81,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="ring-builder", description=_HELP, formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="ring-builder FILE [VERB [ARGUMENT ...]] [options]")
     parser.add_argument("builder", metavar="FILE", help="the builder file, for example object.builder")
-    parser.add_argument("verb", nargs="?", default="show", help="create, " + ", ".join(sorted(_VERBS)))
+    parser.add_argument("verb", nargs="?", default="show", help=", ".join(sorted((*_VERBS, *_FILE_VERBS))))
     parser.add_argument("values", nargs="*", metavar="ARGUMENT", help="what the verb needs, see above")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--yes", "-y", action="store_true", help="accepted for scripts: nothing here asks")
@@ -94,7 +101,10 @@ def _parser() -> argparse.ArgumentParser:
     for name, kind in (("id", int), ("region", int), ("zone", int), ("ip", str), ("port", int), ("device", str),
                        ("weight", float), ("meta", str), ("node", str)):
         device.add_argument(f"--{name}", type=kind)
-    for ignored in ("replication-ip", "replication-port"):
+    change = parser.add_argument_group("set_info, instead of a second value")
+    for name, kind in (("ip", str), ("port", int), ("device", str), ("meta", str), ("node", str)):
+        change.add_argument(f"--change-{name}", type=kind)
+    for ignored in ("replication-ip", "replication-port", "change-replication-ip", "change-replication-port"):
         device.add_argument(f"--{ignored}", help=argparse.SUPPRESS)
     return parser
 
@@ -106,6 +116,36 @@ def _create(path: Path, args: argparse.Namespace) -> int:
     save_builder(RingBuilder(int(power), replicas, int(hours)), path)
     if not args.json:
         print(f"{path}: 2^{int(power)} partitions, {replicas:g} replicas. Next: add devices, then rebalance.")
+    return EXIT_OK
+
+
+def _write_builder(path: Path, args: argparse.Namespace) -> int:
+    hours = int(_numbers(args, "MIN_PART_HOURS", int)[0]) if args.values else _HOURS_UNKNOWN
+    ring_file = ring_path(path) if path.name.endswith(".builder") else path
+    target = ring_file.with_name(ring_file.name.removesuffix(".gz").removesuffix(".ring") + ".builder")
+    if target.exists():
+        raise _UsageError(f"{target} exists already: remove it first if the ring is newer")
+    builder = RingBuilder.from_ring(load_ring(ring_file), min_part_hours=hours)
+    save_builder(builder, target)
+    if args.json:
+        print(json.dumps({"path": str(target), "version": builder.state.ring_version}))
+    else:
+        print(f"wrote {target} of ring version {builder.state.ring_version}. Unknown to a ring, so set them if they were not so: "
+              f"overload 0, min_part_hours {hours}, and that no partition moved lately.")
+    return EXIT_OK
+
+
+def _analyze(path: Path, args: argparse.Namespace) -> int:
+    try:
+        rounds = analyze(json.loads(path.read_text()))
+    except ValueError as error:
+        raise _UsageError(f"{path} is no scenario: {error}") from error
+    if args.json:
+        print(json.dumps([asdict(step) for step in rounds]))
+        return EXIT_OK
+    print("round pass    moved  balance dispersion   removed")
+    for step in rounds:
+        print(f"{step.round:5d} {step.number:4d} {step.moved:8d} {step.balance:8.2f} {step.dispersion:10.2f} {step.removed:9d}")
     return EXIT_OK
 
 
@@ -139,16 +179,52 @@ def _remove(call: _Call) -> int:
     return EXIT_OK
 
 
-def _set_weight(call: _Call) -> int:
-    args = call.args
+def _pairs(args: argparse.Namespace, what: str) -> list[tuple[DeviceFilter, str]]:
+    """SEARCH VALUE pairs, or one value for the devices that options name."""
     if args.values and len(args.values) % 2 == 0:
-        pairs = [(parse_search(s), _number(w, float)) for s, w in zip(args.values[::2], args.values[1::2])]
-    elif len(args.values) == 1:
-        pairs = [(_option_search(args), _number(args.values[0], float))]
-    else:
-        raise _UsageError("set_weight takes pairs: SEARCH WEIGHT [SEARCH WEIGHT ...]")
+        return [(parse_search(search), value) for search, value in zip(args.values[::2], args.values[1::2])]
+    if len(args.values) == 1:
+        return [(_option_search(args), args.values[0])]
+    raise _UsageError(f"{args.verb} takes pairs: SEARCH {what} [SEARCH {what} ...]")
+
+
+def _set_place(call: _Call, *, name: str) -> int:
+    """set_region, set_zone."""
     changed = {}
-    for search, weight in pairs:
+    for search, value in _pairs(call.args, name.upper()):
+        number = int(_number(value, int))
+        if number < 0:
+            raise _UsageError(f"a {name} is a number from 0 on, not {number}")
+        for device in _some(call.builder, search):
+            call.builder.set_dev_info(device.id, **{name: number})
+            changed[device.id] = number
+    save_builder(call.builder, call.path)
+    call.say("\n".join(f"{call.builder.device(i)} is now in {name} {n}: rebalance to spread replicas by it"
+                       for i, n in changed.items()), **{f"{name}s": changed})
+    return EXIT_OK
+
+
+def _set_info(call: _Call) -> int:
+    args = call.args
+    options = {name: value for name in ("ip", "port", "device", "meta", "node")
+               if (value := getattr(args, f"change_{name}")) is not None}
+    if options:
+        searches = [parse_search(text) for text in args.values] or [_option_search(args)]
+        pairs = [(search, options) for search in searches]
+    else:
+        pairs = [(search, parse_change(text)) for search, text in _pairs(args, "IP:PORT/DEVICE_META")]
+    found = [(device, changes) for search, changes in pairs for device in _some(call.builder, search)]
+    for device, changes in found:
+        call.builder.set_dev_info(device.id, **changes)
+    save_builder(call.builder, call.path)
+    call.say("\n".join(f"{device} is now {call.builder.device(device.id)}: write_ring tells the nodes" for device, _ in found),
+             changed=[asdict(call.builder.device(device.id)) for device, _ in found])
+    return EXIT_OK
+
+
+def _set_weight(call: _Call) -> int:
+    changed = {}
+    for search, weight in [(search, _number(value, float)) for search, value in _pairs(call.args, "WEIGHT")]:
         for device in _some(call.builder, search):
             call.builder.set_dev_weight(device.id, weight)
             changed[device.id] = weight
@@ -356,9 +432,13 @@ def _warn(text: str) -> None:
 _VERBS: dict[str, Callable[[_Call], int]] = {
     "add": _add, "dispersion": _dispersion, "list_parts": _list_parts,
     "pretend_min_part_hours_passed": _pretend_min_part_hours_passed, "rebalance": _rebalance, "remove": _remove,
-    "search": _search, "set_min_part_hours": _set_min_part_hours, "set_overload": _set_overload,
-    "set_replicas": _set_replicas, "set_weight": _set_weight, "show": _show, "validate": _validate,
+    "search": _search, "set_info": _set_info, "set_min_part_hours": _set_min_part_hours, "set_overload": _set_overload,
+    "set_region": functools.partial(_set_place, name="region"), "set_replicas": _set_replicas, "set_weight": _set_weight,
+    "set_zone": functools.partial(_set_place, name="zone"), "show": _show, "validate": _validate,
     "write_ring": _write_ring,
+}
+_FILE_VERBS: dict[str, Callable[[Path, argparse.Namespace], int]] = {       # FILE is not, or not yet, a builder
+    "analyze": _analyze, "create": _create, "write_builder": _write_builder,
 }
 
 

@@ -105,6 +105,21 @@ class RingBuilder:
         builder.state = state
         return builder
 
+    @classmethod
+    def from_ring(cls, ring: Ring, *, min_part_hours: int) -> RingBuilder:
+        """A builder for a ring whose own is lost. When partitions moved is unknown, and so is the overload: 0 until it is set.
+
+        The version that the next change makes is above the ring's. Raises `RingError` for figures that a builder cannot have.
+        """
+        builder = cls(ring.part_power, ring.replica_count, min_part_hours)
+        state = builder.state
+        for row, ids in zip(state.table, ring.rows, strict=True):
+            row[:len(ids)] = np.frombuffer(ids, dtype=np.uint16)
+        state.devices = list(ring.devices)
+        state.version = state.ring_version = max(ring.version, 1)      # other tools may write none
+        builder.validate()
+        return builder
+
     @property
     def partition_count(self) -> int:
         """2^part_power."""
@@ -163,7 +178,14 @@ class RingBuilder:
 
     def set_dev_info(self, device_id: int, **changes: str | int) -> None:
         """Change region, zone, ip, port, device, meta or node of a device. Raises `RingError`."""
-        self.state.devices[device_id] = replace(self.device(device_id), **changes)  # type: ignore[arg-type]
+        changed = replace(self.device(device_id), **changes)  # type: ignore[arg-type]
+        if not 0 < changed.port < 65536:
+            raise RingError(reason=f"port {changed.port} is out of range")
+        place = (changed.ip, changed.port, changed.device)
+        for other in self.devices:
+            if (other.ip, other.port, other.device) == place and other.id not in (device_id, *self.state.removed):
+                raise RingError(reason=f"{other} is at this place already")
+        self.state.devices[device_id] = changed
         self.state.is_changed = True
         self._touch()
 

@@ -2,6 +2,7 @@
 
 To add:     r1z2-10.0.0.1:6200/sda_meta        region 1 if left out; [IPv6] in brackets; a replication address "R..." is read
                                                and not used: one transport serves both
+To change:  10.0.0.2:6201/sdb_meta                             any part of it
 To search:  d7  r1  z2  -10.0.0.1  :6200  /sda  _meta       any of them, in this order, together: r1z2-10.0.0.1:6200/sda
 """
 from __future__ import annotations
@@ -20,6 +21,9 @@ _ADD = re.compile(
 _SEARCH = re.compile(
     rf"^(?:d(?P<id>\d+))?(?:r(?P<region>\d+))?(?:z(?P<zone>\d+))?(?:-?(?P<ip>{_ADDRESS}))??(?::(?P<port>\d+))?"
     rf"(?:R(?:{_ADDRESS})?(?::\d+)?)?(?:/(?P<device>[^_/\s]+))?(?:_(?P<meta>.*))?$")
+
+_CHANGE = re.compile(
+    rf"^(?P<ip>{_ADDRESS})??(?::(?P<port>\d+))?(?:R(?:{_ADDRESS})?(?::\d+)?)?(?:/(?P<device>[^_/\s]+))?(?:_(?P<meta>.*))?$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +78,23 @@ def parse_search(text: str) -> DeviceFilter:
     if search.is_empty:
         raise RingError(reason=f"{text!r} is no search value; try d7, z2, r1z2-10.0.0.1:6200/sda, :6200 or _meta")
     return search
+
+
+def parse_change(text: str) -> dict[str, str | int]:
+    """What set_info gives a device: "10.0.0.2:6201/sdb_meta", any of them, in this order. Raises `RingError`."""
+    found = _CHANGE.match(text)
+    if found is None or not any(found.groupdict().get(name) is not None for name in ("ip", "port", "device", "meta")):
+        raise RingError(reason=f"{text!r} is no change; write what is new as 10.0.0.2:6201/sdb_meta, any part of it")
+    changes: dict[str, str | int] = {}
+    if found["ip"] is not None:
+        changes["ip"] = found["ip"].strip("[]")
+    if found["port"] is not None:
+        changes["port"] = int(found["port"])
+    if found["device"] is not None:
+        changes["device"] = found["device"]
+    if found["meta"] is not None:
+        changes["meta"] = _unquoted(found["meta"])
+    return changes
 
 
 def find_devices(devices: Iterable[RingDevice], search: DeviceFilter) -> list[RingDevice]:
