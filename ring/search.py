@@ -22,6 +22,7 @@ _SEARCH = re.compile(
     rf"^(?:d(?P<id>\d+))?(?:r(?P<region>\d+))?(?:z(?P<zone>\d+))?(?:-?(?P<ip>{_ADDRESS}))??(?::(?P<port>\d+))?"
     rf"(?:R(?:{_ADDRESS})?(?::\d+)?)?(?:/(?P<device>[^_/\s]+))?(?:_(?P<meta>.*))?$")
 
+_PLACE = re.compile(r"^(?:r\d+)?z\d+-|^r\d+-")       # also a host name, but never meant as one
 _CHANGE = re.compile(
     rf"^(?P<ip>{_ADDRESS})??(?::(?P<port>\d+))?(?:R(?:{_ADDRESS})?(?::\d+)?)?(?:/(?P<device>[^_/\s]+))?(?:_(?P<meta>.*))?$")
 
@@ -82,9 +83,10 @@ def parse_search(text: str) -> DeviceFilter:
 
 def parse_change(text: str) -> dict[str, str | int]:
     """What set_info gives a device: "10.0.0.2:6201/sdb_meta", any of them, in this order. Raises `RingError`."""
-    found = _CHANGE.match(text)
+    found = None if _PLACE.match(text) else _CHANGE.match(text)
     if found is None or not any(found.groupdict().get(name) is not None for name in ("ip", "port", "device", "meta")):
-        raise RingError(reason=f"{text!r} is no change; write what is new as 10.0.0.2:6201/sdb_meta, any part of it")
+        raise RingError(reason=f"{text!r} is no change; write what is new as 10.0.0.2:6201/sdb_meta, any part of it; "
+                               "set_region and set_zone change the rest")
     changes: dict[str, str | int] = {}
     if found["ip"] is not None:
         changes["ip"] = found["ip"].strip("[]")

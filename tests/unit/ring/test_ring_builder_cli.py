@@ -65,7 +65,8 @@ def test_weights_removal_and_search(path: str, capsys: pytest.CaptureFixture[str
     ["add", "z1-10.0.0.1:6200/sda", "1"], ["remove"], ["remove", "d99"], ["remove", "+"], ["set_weight", "d1", "x"],
     ["set_weight", "d1", "-5"], ["fly"], ["set_overload", "-1"], ["validate"], ["write_ring"], ["--port"],
     ["set_info", "d1"], ["set_info", "d1", "10.0.0.3:6200/sda"], ["set_info", "d1", ":0"], ["set_info", "d1", "+"],
-    ["set_info", "d9", ":1"], ["set_info", "d1", "", "d2"], ["set_zone", "d1", "x"], ["set_zone", "d1", "-1"], ["set_region", "2"], ["write_builder"],
+    ["set_info", "d9", ":1"], ["set_info", "d1", "", "d2"], ["set_zone", "d1", "x"],
+    ["set_zone", "d1", "-1"], ["set_region", "2"], ["write_builder"],
     ["analyze"]])
 def test_mistakes_are_errors_and_change_nothing(path: str, arguments: list[str]) -> None:
     before = Path(path).read_bytes()
@@ -206,6 +207,6 @@ def test_changes_are_written_as_in_swift() -> None:
     assert parse_change("10.0.0.2:6201R10.1.0.2:6202/sdb_rack") == {"ip": "10.0.0.2", "port": 6201, "device": "sdb", "meta": "rack"}
     assert parse_change("[fe80::1]") == {"ip": "fe80::1"} and parse_change(":6201") == {"port": 6201}
     assert parse_change("/sdb") == {"device": "sdb"} and parse_change("_") == {"meta": ""}
-    for text in ("", "R10.0.0.1", "r1z1-10.0.0.1"):
+    for text in ("", "+", "r1z1-10.0.0.1", "z2-10.0.0.1:6200"):
         with pytest.raises(RingError):
             parse_change(text)
