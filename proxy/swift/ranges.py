@@ -11,6 +11,7 @@ from typing import NamedTuple
 RANGE_COUNT_MAX = 50
 OVERLAP_COUNT_MAX = 2
 DESCENT_COUNT_MAX = 8
+REPEAT_MAX = 2                           # an answer of several ranges has at most this often the bytes of the object
 _DIGITS_MAX = 19                         # 2**63 has as many; more is no position in a file
 
 
@@ -47,7 +48,7 @@ def _is_number(text: str) -> bool:
 
 
 def spans_for(specs: Sequence[RangeSpec], length: int) -> list[Span]:
-    """What the ranges cover of `length` bytes, in the order asked for; empty: not satisfiable (416)."""
+    """What the ranges cover of `length` bytes, in the order asked for; empty: not satisfiable, or egregious (416)."""
     spans = []
     for first, last in specs:
         if first is None:
@@ -56,16 +57,16 @@ def spans_for(specs: Sequence[RangeSpec], length: int) -> list[Span]:
                 spans.append(Span(max(0, length - last), length))
         elif first < length:
             spans.append(Span(first, length if last is None else min(last + 1, length)))
-    return [] if _is_egregious(spans) else spans
+    return [] if _is_egregious(spans, length) else spans
 
 
-def _is_egregious(spans: Sequence[Span]) -> bool:
+def _is_egregious(spans: Sequence[Span], length: int) -> bool:
     """More work than any reader has a use for."""
-    if len(spans) > RANGE_COUNT_MAX:
+    if len(spans) > RANGE_COUNT_MAX or sum(span.stop - span.start for span in spans) > REPEAT_MAX * length:
         return True
     overlaps = descents = 0
     for one, two in pairwise(spans):
-        overlaps += one.start < two.start < one.stop or one.start < two.stop < one.stop
+        overlaps += one.start < two.stop and two.start < one.stop         # the same range twice is an overlap
         descents += one.start > two.start
     return overlaps > OVERLAP_COUNT_MAX or descents > DESCENT_COUNT_MAX
 

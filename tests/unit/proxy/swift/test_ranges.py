@@ -9,6 +9,8 @@ from proxy.swift.ranges import Span, parse_range, spans_for
     ("BYTES = 1 - 2", 5, [(1, 3)]), ("bytes=0-", 0, []),
     (f"bytes={','.join(f'{n}-{n}' for n in range(50))}", 99, [(n, n + 1) for n in range(50)]),
     (f"bytes={','.join(f'{n}-{n}' for n in range(51))}", 99, []),
+    ("bytes=0-,0-", 9, [(0, 9), (0, 9)]), ("bytes=0-,0-,0-", 9, []), ("bytes=" + ",".join(["0-"] * 50), 20_000_000, []),
+    ("bytes=1-1,1-1,1-1", 9, [(1, 2)] * 3), ("bytes=1-1,1-1,1-1,1-1", 9, []), ("bytes=0-4,5-8,0-4,5-8,0-0", 9, []),
     ("bytes=0-5,1-6,2-7", 99, [(0, 6), (1, 7), (2, 8)]), ("bytes=0-5,1-6,2-7,3-8", 99, []),
     (f"bytes={','.join(f'{n}-{n}' for n in range(9, 0, -1))}", 99, [(n, n + 1) for n in range(9, 0, -1)]),
     (f"bytes={','.join(f'{n}-{n}' for n in range(10, 0, -1))}", 99, []),
