@@ -39,9 +39,10 @@ def _parse_limit(text: str, limit_max: int) -> int:
     """What is no number counts as not given."""
     if not (text.isascii() and text.isdigit()):
         return limit_max
-    if len(text.lstrip("0")) > 18 or int(text) > limit_max:
+    digits = text.lstrip("0") or "0"         # a number of thousands of digits is refused by int itself, also one of zeros
+    if len(digits) > 18 or int(digits) > limit_max:
         raise Refusal(412, f"Maximum limit is {limit_max}").because("limits.listing", limit=limit_max)
-    return int(text)
+    return int(digits)
 
 
 def choose_format(request: Request) -> str:
