@@ -26,7 +26,7 @@ from proxy.config import AuthConfig, ResellerRow, UserRow
 _MAC_BYTES = 24
 _HEAD_BYTES = _MAC_BYTES + 16
 _TOKENS_MAX = 10_000                     # remembered as good: a lookup instead of an HMAC
-_TOKEN_CHARS_MAX = 4096
+_TOKEN_CHARS_MAX = 2048
 _LOGINS_KEPT_MAX = 1_000
 _LOGIN_KEPT_S = 60.0                     # a client that logs in for each request pays scrypt once per minute
 _HASH_THREADS = 2
@@ -91,7 +91,7 @@ class V1Auth:
         self._token_life_s = config.token_life_s
         self._key = token_key
         self._clock = clock
-        self._good: dict[tuple[str, str | None], tuple[int, Identity]] = {}    # (token, service token): expires, who
+        self._good: dict[bytes, tuple[int, Identity]] = {}      # by a digest of both tokens, which may be long: expires, who
         self._logins = _Logins(self._users, clock)
 
     def close(self) -> None:
@@ -118,19 +118,24 @@ class V1Auth:
         """
         if token is None or not token.startswith(self._token_start):
             return None
-        known = self._good.get((token, service_token))
+        if service_token is not None and not service_token.startswith(self._token_start):
+            service_token = None
+        if len(token) > _TOKEN_CHARS_MAX or (service_token is not None and len(service_token) > _TOKEN_CHARS_MAX):
+            raise Unauthorized().because("auth.token_malformed")
+        name = hashlib.blake2b(f"{token}\0{service_token or ''}".encode(errors="surrogatepass"), digest_size=24).digest()
+        known = self._good.get(name)
         now_s = self._clock.now_us() // 1_000_000
         if known is not None and now_s < known[0]:
             return known[1]
         expires_s, user = self._check_token(token, now_s)
         extra: frozenset[str] = frozenset()
-        if service_token is not None and service_token.startswith(self._token_start):
+        if service_token is not None:
             service_expires_s, service = self._check_token(service_token, now_s)
             expires_s, extra = min(expires_s, service_expires_s), service.groups | {service.account, service.id}
         identity = self._identity(user, extra)
         if len(self._good) >= _TOKENS_MAX:
             self._good.clear()
-        self._good[token, service_token] = expires_s, identity
+        self._good[name] = expires_s, identity
         return identity
 
     async def login(self, user_id: str, key: str) -> Grant:
@@ -155,8 +160,6 @@ class V1Auth:
         """(expiry, user). Raises `Unauthorized`."""
         text = token[len(self._token_start):]
         try:
-            if len(text) > _TOKEN_CHARS_MAX:
-                raise ValueError("too long")
             raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError) as error:
             raise Unauthorized().because("auth.token_malformed") from error

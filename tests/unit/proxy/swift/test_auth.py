@@ -56,6 +56,28 @@ async def test_a_token_follows_the_groups_of_the_present_configuration():
     assert identity.owned == frozenset() and identity.groups == {"demo", "demo:alice", "readers"}
 
 
+async def test_what_is_remembered_of_tokens_is_small_whatever_clients_send():
+    auth = make()
+    token = await token_of(auth)
+    for n in range(50):
+        assert auth.identify(token, f"{n:0>8000}").user_id == "demo:alice"         # no token of ours: it adds nothing
+    assert len(auth._good) == 1 and all(len(name) <= 32 for name in auth._good)
+    with pytest.raises(Unauthorized):
+        auth.identify(token, "AUTH_tk" + "A" * 2048)
+    with pytest.raises(Unauthorized):
+        auth.identify("AUTH_tk" + "A" * 2048)
+    assert len(auth._good) == 1
+
+
+async def test_a_token_that_is_remembered_alone_has_no_groups_of_a_service():
+    service = User(account="ops", name="svc", groups=frozenset({"service"}), key="x")
+    auth = make((ALICE, service))
+    token, service_token = await token_of(auth), await token_of(auth, "ops:svc", "x")
+    for _ in range(2):
+        assert "service" in auth.identify(token, service_token).groups
+        assert "service" not in auth.identify(token).groups
+
+
 async def test_any_changed_byte_of_a_token_is_found():
     auth = make()
     token = await token_of(auth)
