@@ -26,6 +26,7 @@ from common.log import configure_logging, get_logger
 from common.metrics import METRICS, Registry
 from node.channel import Channel
 from node.config import HoldfastConfig
+from node.endpoint import local_address
 from node.plan import WorkerPlan, make_plan
 from node.state import fetch_rings, load_state, with_demo_user
 from node.storage import Storage
@@ -278,5 +279,6 @@ def make_door(config: HoldfastConfig, store: Store, plan: WorkerPlan, clock: Clo
     """The Swift API over `store` with the users of `config`, and what ends it. Raises `ConfigError`."""
     users = load_users(config.auth.user, plan.state / "secrets")
     auth = V1Auth(users, config.auth, token_key=plan.secrets["token.key"].encode(), clock=clock)
-    settings = DoorSettings(limits=config.limits, policies=plan.policies, refuses_plain_logins=config.is_login_refused)
+    settings = DoorSettings(limits=config.limits, policies=plan.policies, refuses_plain_logins=config.is_login_refused,
+                            listen=str(local_address(config.listen)))
     return SwiftDoor(store, settings, auth, clock), auth.close

@@ -18,12 +18,14 @@ class DoorSettings:
     """What the configuration says about this door.
 
     public_url: "https://store.example.org" for storage URLs; None: as the client addressed us.
+    listen: HOST:PORT of storage URLs for a client whose Host field is none.
     refuses_plain_logins: a login over plain HTTP is refused (a public listener without `tls.insecure_http`).
     """
 
     limits: LimitsConfig
     policies: tuple[Policy, ...]
     public_url: str | None = None
+    listen: str = "127.0.0.1:8080"
     refuses_plain_logins: bool = False
 
     def policy_named(self, name: str) -> Policy | None:

@@ -1,6 +1,8 @@
 """/auth/v1.0: a user and a key become a token and a storage URL."""
 from __future__ import annotations
 
+import re
+
 from common.errors import Unauthorized
 from proxy.errors import Refusal, answer
 from proxy.http.message import Headers, Request, Response
@@ -8,6 +10,7 @@ from proxy.swift.access import unauthorized
 from proxy.swift.context import Gateway
 from proxy.swift.metadata import as_text
 
+_HOST = re.compile(r"(?:[A-Za-z0-9.\-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 LOGIN_PATHS = ("/auth/v1.0", "/auth/v1")
 
 
@@ -23,7 +26,8 @@ async def log_in(gateway: Gateway, request: Request) -> Response:
         grant = await gateway.auth.login(user_id, key)
     except Unauthorized as error:
         raise unauthorized(account).after(error) from None
-    base = gateway.settings.public_url or f"{request.scheme}://{request.host}"
+    host = request.host if _HOST.fullmatch(request.host) else gateway.settings.listen    # a cache or a log may show it as a link
+    base = gateway.settings.public_url or f"{request.scheme}://{host}"
     return answer(200, "", [
         ("X-Storage-Url", f"{base.rstrip('/')}/v1/{grant.account}"), ("X-Auth-Token", grant.token),
         ("X-Storage-Token", grant.token), ("X-Auth-Token-Expires", str(grant.life_s)), ("Cache-Control", "no-store")])

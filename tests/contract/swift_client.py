@@ -84,7 +84,7 @@ class SwiftClient:
             if method in ("PUT", "POST") and body is not None and "Content-Length" not in (fields or {}):
                 pairs.append((b"Content-Length", str(len(body)).encode()))
         request = Request(method=method, raw_path=raw_path, raw_query=query, headers=Headers(pairs), body=sent,
-                          host="store.example:8080", **options)
+                          **{"host": "store.example:8080", **options})
         response = await self.door(request)
         whole = response.body
         if not isinstance(whole, bytes):

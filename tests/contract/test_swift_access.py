@@ -123,6 +123,17 @@ async def test_a_login_gives_a_token_and_the_storage_url(open_store):
             assert (await client.raw("GET", b"/v1/AUTH_demo", {"X-Storage-Token": granted.headers["x-auth-token"]})).status == 204
 
 
+@pytest.mark.parametrize(("host", "shown"), [
+    ("a.example", "a.example"), ("[::1]:80", "[::1]:80"), ("", "10.0.0.1:81"), ("x/y", "10.0.0.1:81"), ("a b", "10.0.0.1:81"),
+    ("a@b", "10.0.0.1:81"), ("<script>", "10.0.0.1:81"), ("a:b", "10.0.0.1:81"), ("a:80:80", "10.0.0.1:81"),
+])
+async def test_a_storage_url_repeats_only_what_is_a_host(open_store, host, shown):
+    async with swift(open_store, listen="10.0.0.1:81") as client:
+        fields = {"X-Auth-User": "demo:alice", "X-Auth-Key": "wonder"}
+        granted = await client.raw("GET", b"/auth/v1.0", fields, scheme="https", host=host)
+        assert granted.headers["x-storage-url"] == f"https://{shown}/v1/AUTH_demo"
+
+
 @pytest.mark.parametrize("fields", [
     {}, {"X-Auth-User": "demo:alice"}, {"X-Auth-User": "demo:alice", "X-Auth-Key": "wrong"},
     {"X-Auth-User": "demo", "X-Auth-Key": "wonder"}, {"X-Auth-User": "demo:nobody", "X-Auth-Key": "wonder"},
