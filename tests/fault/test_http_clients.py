@@ -378,7 +378,7 @@ def test_an_upload_that_pauses_gives_its_buffer_back_and_goes_on_later_where_it_
             client = await front.connect()
             await client.send(put(len(body)) + body[:sent])
             for start, stop in ((sent, sent + 70_000), (sent + 70_000, len(body))):
-                await until(lambda: sum(c._received_bytes for c in front.server._connections) >= start)
+                await until(lambda at=start: sum(c._received_bytes for c in front.server._connections) >= at)
                 await settle()
                 front.pass_time(3)
                 assert front.server.pool.used == 0
