@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Awaitable, Mapping
 from typing import Any
 
 import msgpack
 
-from common.errors import DeviceUnavailable, OlderConfig
+from common.errors import DeviceFull, DeviceUnavailable, OlderConfig
 from common.futures import mapped
 from common.rpc_server import Answered, Call, Download, Handler
 from common.streams import InFlow
@@ -95,6 +96,10 @@ class ObjectServer:
                 await owner.in_body_pool(lambda p=piece: writer.write(p))  # type: ignore[misc]
             key, body_id, path = stream.end_fields
             return _encode(await owner.stage(writer, key, body_id, path))
+        except OSError as error:         # what the caller makes of it is the same as of a local device
+            name = owner.name
+            raise (DeviceFull(device=name) if error.errno == errno.ENOSPC
+                   else DeviceUnavailable(device=name, reason=str(error))) from error
         finally:
             writer.abort()
 
