@@ -89,6 +89,7 @@ def format_duration(seconds: float) -> str:
 
 def _worker_row(worker: Mapping[str, Any]) -> list[str]:
     state = format_duration(worker["uptime_s"]) if worker["is_ready"] else "down"
+    state = "hung" if worker.get("is_hung") else state
     return [str(worker["worker"]), str(worker["pid"] or "-"), state, str(worker["restarts"]), str(worker.get("connections", "-")),
             str(worker.get("requests", "-"))]
 

@@ -213,5 +213,5 @@ class Node:
 
     async def _read_health(self) -> Mapping[str, object]:
         workers = self._supervisor.worker_facts()
-        serving = sum(1 for worker in workers if worker["is_ready"])
+        serving = sum(1 for worker in workers if worker["is_ready"] and not worker["is_hung"])
         return {"is_healthy": serving == len(workers), "workers": len(workers), "workers_serving": serving}

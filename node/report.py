@@ -25,7 +25,7 @@ def gather_devices(slots: Iterable[DeviceSlot], answers: Sequence[Mapping[str, A
     return rows
 
 
-def find_problems(workers: Iterable[Mapping[str, Any]], devices: Sequence[Mapping[str, Any]], *, replicas: int,
+def find_problems(workers: Sequence[Mapping[str, Any]], devices: Sequence[Mapping[str, Any]], *, replicas: int,
                   disk_of: Mapping[str, int | None], fill_max: float, is_login_refused: bool) -> list[Finding]:
     """What an operator should know, worst first. disk_of: device name to st_dev, None for a path that is not there."""
     found: list[Finding] = []
@@ -33,10 +33,17 @@ def find_problems(workers: Iterable[Mapping[str, Any]], devices: Sequence[Mappin
         if not worker["is_ready"]:
             found.append(_finding("error", f"worker {worker['worker']} does not serve",
                                   "it is started again by itself; if it stays so, the log of the node says why"))
+        elif worker.get("is_hung"):
+            found.append(_finding("error", f"worker {worker['worker']} (process {worker['pid']}) does not answer",
+                                  "if it stays silent it is killed and started again; the log of the node says more"))
         elif worker["restarts"]:
             found.append(_finding("note", f"worker {worker['worker']} was started again, {_times(worker['restarts'])}",
                                   "the log says what it ended of"))
+    down = {worker["worker"] for worker in workers if not worker["is_ready"] or worker.get("is_hung")}
     for device in devices:
+        if device["state"] == "unknown" and device["worker"] not in down:
+            found.append(_finding("error", f"nothing is known of device {device['name']}: {device['reason']}",
+                                  "ask again; if it stays so, the log of the node says why"))
         found += _judge_device(device, is_there=disk_of.get(device["name"]) is not None, fill_max=fill_max)
     found += _judge_redundancy(devices, replicas, disk_of)
     if is_login_refused:
@@ -57,7 +64,7 @@ def _judge_device(device: Mapping[str, Any], *, is_there: bool, fill_max: float)
         return [_finding("error", f"device {name} is missing: there is no {device['path']}",
                          "mount its disk and restart the node; until then its replicas are on the other devices only")]
     if state == "unknown":
-        return []                                # its worker is down, which is said once
+        return []                                # said already, of it or once of its worker
     if state == "unusable":
         return [_finding("error", f"device {name} cannot be used: {device['reason']}", "put that right and restart the node")]
     if state == "retired":

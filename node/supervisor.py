@@ -1,12 +1,14 @@
 """The supervisor: keeps the workers alive, drains them at the end, passes a new configuration on, and answers for all of them.
 
 It owns no device and serves no client, so that nothing a client or a disk does can take it down. It keeps the sockets that
-clients connect to (`node/listeners.py`), and has no timers: an idle supervisor sleeps.
+clients connect to (`node/listeners.py`). Every two seconds it asks each worker for a sign of life: one that hangs (stopped, in an
+endless loop, on a file system that does not answer) keeps its connections and devices and tells nobody.
 """
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -29,6 +31,9 @@ IMMEDIATE_RESTARTS = 3                           # within a minute: a crash cost
 _WINDOW_S = 60.0
 _DELAY_S_MAX = 30.0
 _CALL_S = 5.0
+PULSE_S = 2.0
+HUNG_PULSES = 3                                  # counted, not timed: if this process was stopped as well, that is one of them
+KILL_PULSES = 15
 _log = get_logger("node.supervisor")
 
 
@@ -56,17 +61,25 @@ class Slot:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     exit_code: int | None = None
     failure: StorageError | None = None          # what the worker said before it gave up
+    ping: asyncio.Task[None] | None = None       # the question for a sign of life that is out
+    silent_pulses: int = 0                       # for how many of them it has not been answered
+
+    @property
+    def is_hung(self) -> bool:
+        """Serves by the book, and does not answer."""
+        return self.is_ready and self.silent_pulses >= HUNG_PULSES
 
 
 class Supervisor:
     """Runs the workers of one node. on_change: called when a worker became ready or ended."""
 
     def __init__(self, state: NodeState, config: HoldfastConfig, listeners: list[list[socket.socket]], *, clock: Clock,
-                 on_change: Callable[[], None] = lambda: None) -> None:
+                 on_change: Callable[[], None] = lambda: None, kill: Callable[[int, int], None] = os.kill) -> None:
         self.config = config
         self.slots = [Slot(number, mine) for number, mine in enumerate(listeners)]
         self._state, self._clock, self._on_change = state, clock, on_change
         self._spawner = Spawner(on_exit=self._note_exit, on_lost=self._note_zygote_lost)
+        self._kill = kill
         self._is_stopping = False
         self._stop = asyncio.Event()
         self._settled = asyncio.Event()          # all ready once, or one will never be
@@ -87,6 +100,7 @@ class Supervisor:
         """Start all workers; returns when all serve. Raises what kept one from its first start."""
         await self._spawner.start()
         self._keepers = [asyncio.create_task(self._keep(slot), name=f"worker {slot.number}") for slot in self.slots]
+        self._keepers.append(asyncio.create_task(self._watch(), name="watch"))
         await self._settled.wait()
         if self.failure is not None:
             await self.stop()
@@ -111,6 +125,9 @@ class Supervisor:
         """One step of a worker's end."""
         if slot.channel is None or not slot.is_ready:
             return                               # one that still starts is killed with the zygote: it has promised nothing
+        if slot.is_hung:
+            _log.warning("worker hangs, it is killed", worker=slot.number, pid=slot.pid, step=op)
+            return
         try:
             cut = await slot.channel.call(op, timeout_s=3 * DRAIN_S)
             if cut:
@@ -143,6 +160,7 @@ class Supervisor:
         mine, theirs = socket.socketpair()
         slot.failure, slot.exit_code, slot.is_ready = None, None, False
         slot.ended.clear()
+        slot.silent_pulses = 0
         slot.channel = Channel(on_event=lambda event, fields: self._take_event(slot, event, fields))
         try:
             async with self._respawn:            # two workers that lost their zygote start one new one, not two
@@ -157,6 +175,9 @@ class Supervisor:
         finally:
             theirs.close()
         await slot.ended.wait()
+        if slot.ping is not None:
+            slot.ping.cancel()
+            slot.ping = None
         await wait_gone(slot.pid)                # after the zygote's end: its locks go with it, not before
         await slot.channel.finish()              # it may have said why
         slot.is_ready, slot.pid, slot.channel = False, None, None
@@ -201,6 +222,45 @@ class Supervisor:
         elif event == "failed":
             slot.failure = error_from_wire(*fields["error"])
 
+    async def _watch(self) -> None:
+        """Ask for signs of life until the node stops."""
+        while not self._is_stopping:
+            try:
+                async with asyncio.timeout(PULSE_S):
+                    await self._stop.wait()
+            except TimeoutError:
+                self.take_pulse()
+
+    def take_pulse(self) -> None:
+        """Count for how long each worker has been silent; end one that hangs for good, and it is started again."""
+        for slot in self.slots:
+            if slot.channel is None or not slot.is_ready or slot.ended.is_set():
+                slot.silent_pulses = 0
+                continue
+            if slot.ping is None:
+                slot.ping = asyncio.create_task(self._ping(slot, slot.channel), name=f"ping {slot.number}")
+                continue
+            slot.silent_pulses += 1
+            if slot.silent_pulses == HUNG_PULSES:
+                _log.warning("worker does not answer", worker=slot.number, pid=slot.pid)
+            elif slot.silent_pulses % KILL_PULSES == 0 and slot.pid is not None:
+                _log.error("worker hangs, it is killed and started again", worker=slot.number, pid=slot.pid,
+                           silent_s=slot.silent_pulses * PULSE_S)
+                try:
+                    self._kill(slot.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass                         # it has just ended by itself
+
+    async def _ping(self, slot: Slot, channel: Channel) -> None:
+        """One question, whenever it is answered: a slow worker is not a dead one."""
+        try:
+            await channel.call("ping", timeout_s=2 * KILL_PULSES * PULSE_S)
+        except StorageError:
+            return                               # its channel or its time has ended, of which others take care
+        if slot.silent_pulses >= HUNG_PULSES:
+            _log.info("worker answers again", worker=slot.number, pid=slot.pid)
+        slot.silent_pulses, slot.ping = 0, None
+
     def _note_exit(self, pid: int, code: int) -> None:
         for slot in self.slots:
             if slot.pid == pid:
@@ -224,7 +284,7 @@ class Supervisor:
         return await asyncio.gather(*(self._ask(slot, op, fields) for slot in self.slots))
 
     async def _ask(self, slot: Slot, op: str, fields: Mapping[str, object]) -> Any:
-        if slot.channel is None or not slot.is_ready:
+        if slot.channel is None or not slot.is_ready or slot.is_hung:
             return None
         try:
             return await slot.channel.call(op, timeout_s=_CALL_S, **fields)
@@ -251,8 +311,9 @@ class Supervisor:
     def worker_facts(self) -> list[dict[str, object]]:
         """What the supervisor itself knows of each worker."""
         now_s = self._clock.monotonic_s()
-        return [{"worker": slot.number, "pid": slot.pid, "is_ready": slot.is_ready, "restarts": slot.restart_count,
-                 "uptime_s": round(now_s - slot.started_s, 1) if slot.pid else 0.0} for slot in self.slots]
+        return [{"worker": slot.number, "pid": slot.pid, "is_ready": slot.is_ready, "is_hung": slot.is_hung,
+                 "restarts": slot.restart_count, "uptime_s": round(now_s - slot.started_s, 1) if slot.pid else 0.0}
+                for slot in self.slots]
 
     @property
     def pids(self) -> dict[str, object]:

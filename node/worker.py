@@ -123,6 +123,8 @@ class Worker:
         """A call of the supervisor."""
         if op == "status":
             return self.status()
+        if op == "ping":
+            return None
         if op == "metrics":
             self._measure_devices()
             return self._registry.snapshot()

@@ -106,3 +106,14 @@ def test_a_path_that_is_not_there_has_no_disk(tmp_path):
     (tmp_path / "d1").mkdir()
     slots = [DeviceSlot(ring_id=n, uuid="", name=f"d{n}", path=tmp_path / f"d{n}", worker=0) for n in (1, 2)]
     assert read_disks(slots, os.stat) == {"d1": tmp_path.stat().st_dev, "d2": None}
+
+
+def test_a_worker_that_hangs_is_an_error_said_once():
+    told = answers()
+    level, text = one(judge([told[0], None], who=workers(w1={"is_hung": True, "pid": 77})))
+    assert level == "error" and "worker 1 (process 77) does not answer" in text
+
+
+def test_a_device_nothing_is_known_of_is_never_healthy():
+    level, text = one(judge([answers()[0], None]))
+    assert level == "error" and "d2" in text

@@ -1,12 +1,17 @@
 """When a worker that died starts again, and what a reload may change."""
 from __future__ import annotations
 
+import asyncio
+import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from common.clock import ManualClock
 from node.config import HoldfastConfig
-from node.supervisor import merge_reload, restart_delay_s
+from node.state import NodeState
+from node.supervisor import HUNG_PULSES, KILL_PULSES, Supervisor, merge_reload, restart_delay_s
 from proxy.config import TlsConfig, UserRow
 
 OLD = HoldfastConfig()
@@ -49,3 +54,61 @@ def test_another_certificate_is_taken_by_a_reload():
     old = replace(OLD, tls=TlsConfig(cert="a", key="a"))
     new = replace(OLD, tls=TlsConfig(cert="b", key="b"))
     assert merge_reload(old, new) == (new, [])
+
+
+class Line:
+    """A channel whose worker answers when it is told to."""
+
+    def __init__(self):
+        self.asked = []
+        self.may_answer = asyncio.Event()
+
+    async def call(self, op, *, timeout_s, **fields):
+        self.asked.append(op)
+        await self.may_answer.wait()
+        return {"op": op}
+
+
+async def watched():
+    """(supervisor of one worker that serves, its channel, what was killed)."""
+    killed = []
+    state = NodeState(root=Path("/x"), cluster_id="c", node_id="n", hash_prefix="", hash_suffix="", policies=(), devices=())
+    supervisor = Supervisor(state, OLD, [[]], clock=ManualClock(), kill=lambda pid, number: killed.append((pid, number)))
+    (slot,) = supervisor.slots
+    slot.channel, slot.pid, slot.is_ready = Line(), 77, True
+    return supervisor, slot.channel, killed
+
+
+async def pulses(supervisor, count):
+    for _ in range(count):
+        supervisor.take_pulse()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+
+async def test_a_worker_that_answers_is_never_hung():
+    supervisor, line, killed = await watched()
+    line.may_answer.set()
+    await pulses(supervisor, 40)
+    assert line.asked == ["ping"] * 40 and not killed
+    assert not supervisor.worker_facts()[0]["is_hung"]
+
+
+async def test_a_silent_worker_is_told_of_and_asked_nothing_until_it_answers():
+    supervisor, line, killed = await watched()
+    await pulses(supervisor, 1 + HUNG_PULSES)
+    assert supervisor.worker_facts()[0]["is_hung"] and not killed
+    assert await supervisor.ask_all("status") == [None] and line.asked == ["ping"]
+    line.may_answer.set()
+    await pulses(supervisor, 1)
+    assert not supervisor.worker_facts()[0]["is_hung"]
+    assert await supervisor.ask_all("status") == [{"op": "status"}]
+
+
+async def test_a_worker_that_stays_silent_is_killed():
+    supervisor, _, killed = await watched()
+    await pulses(supervisor, KILL_PULSES)
+    assert not killed
+    await pulses(supervisor, 1)
+    assert killed == [(77, signal.SIGKILL)]
+    supervisor.slots[0].ping.cancel()
