@@ -93,7 +93,8 @@ async def test_one_device_that_is_not_counted_and_one_that_is_away(tmp_path):
         assert answer.status == 503
         entry, text = t.story(answer)
         assert {("d1", "look", "not_counted"), ("d2", "look", "deadline_exceeded")} <= set(t.answers(entry))
-        assert "device d1 was asked to say what it holds: not counted, waits for copy: " in text and "now: device d1 is not counted" in text
+        assert "device d1 was asked to say what it holds: not counted, waits for copy: " in text
+        assert "now: device d1 is not counted" in text
 
 
 async def test_full_disks(tmp_path):
