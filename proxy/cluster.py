@@ -235,6 +235,10 @@ class Round:
         self._cluster.usual.note(loop.time() - self._started_s)
         return self._end()
 
+    def abandon(self) -> None:
+        """Nobody waits for this round any more."""
+        ignore_all(list(self._pending))
+
     def _end(self) -> list[Reply]:
         ports = self._ports
         if ports.on_missed is not None and isinstance(self._message, Accept):

@@ -76,10 +76,15 @@ class ObjectStore(Containers):
         guessed = self.guessed_policy(account, container)
         begun = self._begin_object_look(guessed, account, container, name, deadline_s)
         assert isinstance(container_round, Round)
-        replies = await container_ports.end(container_round)
-        info = container_info(account, container, await self.settled(container_ports, replies))
         place, ports, object_round = begun
+        try:
+            replies = await container_ports.end(container_round)
+            info = container_info(account, container, await self.settled(container_ports, replies))
+        except BaseException:
+            object_round.abandon()
+            raise
         if info.policy != guessed:
+            object_round.abandon()
             place, ports, object_round = self._begin_object_look(info.policy, account, container, name, deadline_s)
         replies = await ports.end(object_round)
         coordinator = Coordinator(ports)
