@@ -86,6 +86,9 @@ class UserRow:
         for name, text in (("account", self.account), ("user", self.user)):
             if not text or any(c in ":/," or ord(c) < 33 for c in text):
                 yield name, f"auth.user.{name} {text!r} must not be empty or hold ':', '/', ',' or spaces"
+        for group in self.groups:
+            if not group or any(c in "*," or ord(c) < 33 for c in group):        # as an ACL reads it: everyone, or two groups
+                yield "groups", f"auth.user.groups {group!r} must not be empty or hold '*', ',' or spaces"
         keys = [name for name in ("key_file", "key_hash", "key") if getattr(self, name) is not None]
         if len(keys) != 1:
             found = " and ".join(keys) or "none"

@@ -243,6 +243,8 @@ USER = "[[auth.user]]\naccount = 'a'\nuser = 'u'\n"
     (USER + "key = 'x'\nkey_hash = 'scrypt$'\n",
      "holdfast.toml:2: user a:u needs one of key_file, key_hash, key; it has key_hash and key"),
     (USER + "key_file = '../x'\n", "holdfast.toml:4: auth.user.key_file '../x' is a name"),
+    (USER + "key = 'x'\ngroups = ['*']\n", "holdfast.toml:5: auth.user.groups '*' must not"),
+    (USER + "key = 'x'\ngroups = ['.admin', 'a, b']\n", "holdfast.toml:5: auth.user.groups 'a, b' must not"),
     (USER + "key = 'x'\n" + USER + "key = 'x'\n", "holdfast.toml:6: user a:u is there twice"),
     ("[[policy]]\nname = 'a'\n[[policy]]\nname = 'A'\n", "holdfast.toml:4: two policies are named 'A'"),
     ("[[policy]]\nname = 'a'\nindex = 1\n[[policy]]\nname = 'b'\n", "holdfast.toml:4: two policies have index 1"),
