@@ -90,6 +90,13 @@ class RpcClient:
         self._ready: list[asyncio.Future[None]] = []
         self._is_closed = False
         self._repeats = Repeats(_log, interval_s=600.0)
+        self._is_ending = False
+
+    def expect_end(self) -> None:
+        """The peer is about to stop, as we are: its absence is no news."""
+        self._is_ending = True
+        if self._bulk is not None:
+            self._bulk.expect_end()
 
     @property
     def is_connected(self) -> bool:
@@ -279,7 +286,7 @@ class RpcClient:
         if self._bulk is None:
             self._bulk = RpcClient(self._connect, credentials=self.credentials, expected=self.expected, faults=self.faults,
                                    rng=self._rng, is_bulk=True)
-            self._bulk._is_closed = self._is_closed
+            self._bulk._is_closed, self._bulk._is_ending = self._is_closed, self._is_ending
         return self._bulk
 
     def _send_frame(self, call_id: int, op: int, kind: int, fields: Sequence[object], body: bytes | memoryview = b"") -> None:
@@ -347,7 +354,7 @@ class RpcClient:
             except HandshakeRefused as error:
                 self._note_refusal(error)
             except (OSError, TransportLost, TimeoutError) as error:
-                if failures >= QUIET_FAILURES:           # a peer that is just starting is no news
+                if failures >= QUIET_FAILURES and not self._is_ending:     # a peer that is just starting is no news
                     self._repeats.warning("cannot connect", about=self._peer_name(), reason=str(error))
                 self._refusal = None
             except Exception as error:                           # a bug must not end the connection for ever

@@ -144,6 +144,11 @@ class Storage:
             returner.start()
             self._returners.append(returner)
 
+    def expect_end(self) -> None:
+        """The whole node stops: peers that go before us are no news."""
+        for remote in self._remotes.values():
+            remote.expect_end()
+
     async def close(self) -> None:
         """Stop background work, flush everything, give up the devices."""
         self._held.cancel()

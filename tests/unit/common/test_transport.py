@@ -21,6 +21,7 @@ from common.errors import (
 )
 from common.faultnet import FaultRules
 from common.frames import FrameWriter
+from common.rpc_client import QUIET_FAILURES
 from common.transport import Credentials, RpcClient, RpcServer, cluster_keys, tcp_connector, unix_connector
 
 ECHO, FUTURE, TASK, FAIL, BUG, NEVER, WHO, BAD = range(16, 24)
@@ -222,6 +223,30 @@ async def test_calls_made_without_a_connection_are_bounded(tmp_path, monkeypatch
             await call
     with pytest.raises(TransportLost):
         await client.call(ECHO, [], timeout_s=T)
+
+
+@pytest.mark.parametrize("is_ending", [False, True])
+async def test_a_peer_that_is_away_is_told_of_unless_all_stop(monkeypatch, is_ending):
+    monkeypatch.setattr("common.rpc_client.BACKOFF_S_MAX", 0.0)
+    told, tries, enough = [], [], asyncio.Event()
+    monkeypatch.setattr("common.rpc_client.Repeats.warning", lambda self, event, **fields: told.append(event))
+
+    async def connect(make):
+        tries.append(1)
+        if len(tries) > 2 * QUIET_FAILURES:
+            enough.set()
+        raise ConnectionRefusedError("nobody there")
+
+    client = RpcClient(connect, credentials=credentials("n1/w0"))
+    if is_ending:
+        client.expect_end()
+    call = client.call(ECHO, [], timeout_s=T)
+    async with asyncio.timeout(T):
+        await enough.wait()
+    await client.close()
+    with pytest.raises(TransportLost):
+        await call
+    assert bool(told) is not is_ending and set(told) <= {"cannot connect"}
 
 
 async def test_a_call_without_a_connection_waits_no_longer_than_its_deadline(tmp_path):
