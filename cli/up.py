@@ -203,16 +203,18 @@ def _live_detached(load: Callable[[], Loaded[HoldfastConfig]], device_count: int
         report("ready", text)
         pipe.close()
 
-    code = 1
+    code, is_redirected = 1, False
     try:
         os.setsid()
         from node.state import prepare_directory
 
         prepare_directory(root)
         _redirect(root / LOG_FILE)
+        is_redirected = True
         code = _run(load, device_count, say=say, on_ready=on_ready)
     except StorageError as error:
-        print(f"holdfast: {describe_error(error)}", file=sys.stderr)
+        if is_redirected:                    # else it is the terminal, where the report is shown anyway
+            print(f"holdfast: {describe_error(error)}", file=sys.stderr)
         report("failed", describe_error(error))
     except BaseException as error:           # the edge: nothing may go on as if this were the command that forked
         traceback.print_exc()

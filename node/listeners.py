@@ -41,6 +41,12 @@ def bind_listeners(address: Address, count: int) -> tuple[list[list[socket.socke
         raise ConfigError(where="node.listen", reason=explain_bind_error(address, error)) from error
 
 
+def check_free(address: Address) -> None:
+    """Whether somebody could listen here, before anything is made that a refused start would leave behind. Raises `OSError`."""
+    for family, host in _resolve(address):
+        _probe(family, host, address.port)
+
+
 def bind_again(sock: socket.socket) -> socket.socket:
     """A new socket at the place of one that is closed after this: what waited in the old one is refused, not left hanging."""
     name = sock.getsockname()

@@ -22,7 +22,7 @@ from node.config import HoldfastConfig
 from node.endpoint import make_endpoint, remove_endpoint, save_endpoint
 from node.explain import explain, parse_txid
 from node.files import lock_state
-from node.listeners import bind_listeners, explain_bind_error
+from node.listeners import bind_listeners, check_free, explain_bind_error
 from node.plan import deal_devices
 from node.report import find_problems, gather_devices, is_healthy, read_disks
 from node.state import NodeState, Say, open_state, prepare_directory, with_demo_user
@@ -54,11 +54,21 @@ def run_node(launch: Launch) -> int:
     lock = lock_state(root)
     try:
         configure_logging(config.log)
+        check_addresses(config)
         state = open_state(root, config, device_count=launch.device_count, clock=SystemClock(), say=launch.say)
         return asyncio.run(Node(state, loaded, launch, SystemClock()).run())
     finally:
         remove_endpoint(root)
         os.close(lock)
+
+
+def check_addresses(config: HoldfastConfig) -> None:
+    """A port that is taken is told of before a store is made. Raises `ConfigError`."""
+    for where, address in (("node.listen", config.listen), ("node.admin_listen", parse_address(config.node.admin_listen))):
+        try:
+            check_free(address)
+        except OSError as error:
+            raise ConfigError(where=where, reason=explain_bind_error(address, error)) from error
 
 
 def count_workers(config: HoldfastConfig) -> int:

@@ -25,13 +25,14 @@ from pathlib import Path
 
 from common.clock import Clock
 from common.cluster_config import Policy, placement_fingerprint
-from common.errors import ConfigError
+from common.errors import ConfigError, Corruption, RingError
+from common.log import get_logger
 from common.secrets import load_or_create_secret, load_secret
 from node.config import HoldfastConfig
 from node.files import write_private
 from proxy.config import UserRow
 from ring.device import RingDevice
-from ring.membership import LocalNodeRings, RingStore, successor, unpack_ring
+from ring.membership import LocalNodeRings, RingStore, StoredRing, successor, unpack_ring
 from ring.placement import Ring
 
 FORMAT = 1
@@ -41,6 +42,10 @@ RING_KEY = "cluster.key"
 SECRET_FILES = (RING_KEY, "token.key", "admin.key")
 DEMO_USER = UserRow(account="demo", user="demo", groups=(".admin",), key_file="demo.key")
 _RPC_PORT = 6200
+_LOSSES = {"token.key": "tokens that clients have are no longer good: they log in again",
+           "admin.key": "whoever has a copy of the old one needs the new one"}
+_OWN_NAMES = frozenset({"secrets", "devices", "rings", "run", "endpoint.json", "demo.env", "demo.curl", "lost+found"})
+_log = get_logger("node.state")
 Say = Callable[[str], None]              # takes a line for whoever watches the start
 
 
@@ -100,15 +105,26 @@ class NodeState:
 
 
 def prepare_directory(root: Path) -> None:
-    """Make the directory and what is needed to lock it. Raises `ConfigError` if it cannot be written."""
+    """Make the directory and what is needed to lock it. Raises `ConfigError` if it cannot be written, or is for something else."""
     try:
         root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _refuse_foreign(root)
         (root / "run").mkdir(mode=0o700, exist_ok=True)
         if not os.access(root, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise ConfigError(where=str(root), reason=f"the state directory cannot be written: {error.strerror}; "
                                                   "choose another with --data DIR, or give it to this user") from error
+
+
+def _refuse_foreign(root: Path) -> None:
+    """A store is begun in a directory of its own: a mistyped --data must not mix it with somebody's files."""
+    if (root / CLUSTER_FILE).exists():
+        return
+    foreign = sorted(name for name in os.listdir(root) if name not in _OWN_NAMES and not name.startswith((".", "holdfast.")))
+    if foreign:
+        raise ConfigError(where=str(root), reason=f"is no state directory of Holdfast, and not empty (it holds {foreign[0]!r}): "
+                                                  "choose an empty or new one with --data DIR")
 
 
 def open_state(root: Path, config: HoldfastConfig, *, device_count: int | None, clock: Clock, say: Say) -> NodeState:
@@ -118,12 +134,13 @@ def open_state(root: Path, config: HoldfastConfig, *, device_count: int | None, 
     what was asked, or that lost its cluster.json.
     """
     state = load_state(root)
+    is_first = state is None
     try:
         if state is None:
             load_or_create_secret(root / "secrets", RING_KEY)
             state = _make_state(root, config, device_count or config.node.devices, say)
         _check_state(state, config, device_count)
-        _make_secrets(state, config)
+        _make_secrets(state, config, is_first=is_first)
         asyncio.run(_make_rings(state, clock, say))
     except OSError as error:
         raise ConfigError(where=str(error.filename or root), reason=f"{error.strerror}") from error
@@ -163,11 +180,22 @@ async def fetch_rings(state: NodeState) -> dict[str, Ring]:
     """As `load_rings`, for a running loop."""
     key, rings = _ring_key(state), {}
     for name in state.ring_names:
-        stored = await LocalNodeRings(state.root / "rings" / name, key=key).get_current()
+        stored = await _load_ring(state, name, key)
         if stored is None:
             raise ConfigError(where=str(state.root / "rings" / name), reason="this ring is missing; start with `holdfast up`")
         rings[name] = unpack_ring(stored.bundle, key=key)[1]
     return rings
+
+
+async def _load_ring(state: NodeState, name: str, key: bytes) -> StoredRing | None:
+    """The adopted version, None before the first. Raises `ConfigError` that names the file."""
+    directory = state.root / "rings" / name
+    try:
+        return await LocalNodeRings(directory, key=key).get_current()
+    except (Corruption, RingError) as error:
+        raise ConfigError(where=str(directory / "current.bundle"), reason=(
+            f"this ring is damaged or was not made by this cluster ({error.fields.get('reason', error)}): restore the file from a "
+            "backup of the state directory; the objects on the devices are not touched")) from error
 
 
 # the first start
@@ -190,10 +218,13 @@ def _make_state(root: Path, config: HoldfastConfig, device_count: int, say: Say)
     return state
 
 
-def _make_secrets(state: NodeState, config: HoldfastConfig) -> None:
+def _make_secrets(state: NodeState, config: HoldfastConfig, *, is_first: bool) -> None:
     load_secret(state.secret_dir / RING_KEY)     # made before cluster.json: a new one would disown every ring, so it must be there
-    for name in SECRET_FILES if config.auth.user else (*SECRET_FILES, DEMO_USER.key_file):
-        load_or_create_secret(state.secret_dir, str(name))
+    for name, loss in _LOSSES.items():
+        if not is_first and not (state.secret_dir / name).exists():
+            _log.warning("secret is missing, a new one is made", file=state.secret_dir / name, loss=loss)
+    for secret in SECRET_FILES if config.auth.user else (*SECRET_FILES, DEMO_USER.key_file):
+        load_or_create_secret(state.secret_dir, str(secret))
 
 
 def _save_state(state: NodeState) -> None:
@@ -214,9 +245,9 @@ async def _make_rings(state: NodeState, clock: Clock, say: Say) -> None:
     """Version 1 of each ring that has none: the same ring however often a start breaks off."""
     key = _ring_key(state)
     for name in state.ring_names:
-        node = LocalNodeRings(state.root / "rings" / name, key=key)
-        if await node.get_current() is not None:
+        if await _load_ring(state, name, key) is not None:
             continue
+        node = LocalNodeRings(state.root / "rings" / name, key=key)
         replicas = state.replicas_of(name)
         say(f"making ring {name}: {replicas} replica{'s' * (replicas > 1)} on {len(state.devices)} devices")
         ring = successor(None, _first_ring(state, name, now_s=clock.now_us() // 1_000_000))

@@ -118,6 +118,39 @@ def test_a_lost_identity_is_not_replaced_while_data_is_there(tmp_path, relic):
     assert relic in text and "backup" in text and not (tmp_path / "cluster.json").exists()
 
 
+@pytest.mark.parametrize("junk", [b"", b"junk", b"HFRG" + bytes(100)])
+def test_a_damaged_ring_is_refused_with_its_file_and_what_to_do(tmp_path, junk):
+    state = start(tmp_path)
+    (tmp_path / "rings/container/current.bundle").write_bytes(junk)
+    text = refusal(tmp_path)
+    assert text.startswith(f"{tmp_path}/rings/container/current.bundle: ") and "backup" in text
+    with pytest.raises(ConfigError):
+        load_rings(state)
+
+
+def test_a_directory_that_holds_something_else_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").touch()
+    assert "'thesis.txt'" in refusal(tmp_path)
+    assert os.listdir(tmp_path) == ["thesis.txt"]
+
+
+def test_disks_mounted_before_the_first_start_and_a_configuration_are_no_foreign_files(tmp_path):
+    for path in (tmp_path / "devices/d1/lost+found", tmp_path / "lost+found"):
+        path.mkdir(parents=True)
+    (tmp_path / "holdfast.toml").touch()
+    assert start(tmp_path)
+
+
+def test_a_lost_key_of_tokens_is_told_of_when_it_is_made_again(tmp_path, capfd):
+    start(tmp_path)
+    assert "secret" not in capfd.readouterr().err
+    (tmp_path / "secrets/token.key").unlink()
+    start(tmp_path)
+    told = capfd.readouterr().err
+    assert "warning" in told and "token.key" in told and "log in again" in told
+    assert (tmp_path / "secrets/token.key").exists()
+
+
 def test_a_lost_ring_key_is_not_replaced(tmp_path):
     start(tmp_path)
     (tmp_path / "secrets/cluster.key").unlink()
