@@ -89,7 +89,7 @@ def make_tree(commit: str, folder: Path, cache: Path, *, say: Callable[[str], No
     else:
         name = find_commit(commit, root)
         with tarfile.open(fileobj=BytesIO(_git(root, "archive", "--format=tar", name))) as archive:
-            archive.extractall(files, filter="data")
+            archive.extractall(files)    # of git archive, our own; filters are not in every 3.11
     return Tree(commit=name, folder=folder, python=_find_python(files, root, cache, say))
 
 
