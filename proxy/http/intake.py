@@ -3,7 +3,7 @@
 `QueueIntake` takes what `data_received` brings: chunked bodies, TLS, and lengths up to POOLED_BYTES_MIN; it holds at most
 QUEUE_HIGH_BYTES and one read more. `PooledIntake` takes a large body of a plain TCP connection through a `BufferedProtocol`: the
 kernel writes straight into pooled buffers, of which one upload holds at most four; no buffer, no reading. Only an upload whose
-bytes flow holds any: the first 64 KiB, and what comes after a pause, arrive in a small buffer of its own. So 1 000 uploads that
+bytes flow holds any: the first 32 KiB, and what comes after a pause, arrive in a small buffer of its own. So 1 000 uploads that
 are stuck hold the pool (64 MiB), what they had sent before (half of that) and 64 KiB each, and leave the pool to the others.
 Neither takes a byte beyond the body: what follows goes back to the connection.
 """
@@ -22,9 +22,9 @@ POOLED_BYTES_MIN = 262_144           # below it a buffer of 1 MiB is not worth i
 QUEUE_HIGH_BYTES = 262_144
 QUEUE_LOW_BYTES = 65_536
 LEASES_MAX = 4
-SMALL_BYTES = 65_536                 # of an upload that has not shown yet that it flows
+SMALL_BYTES = 32_768                 # of an upload that has not shown yet that it flows; as much again need not be parked
 STALL_S = 1.0                        # without a byte: the pooled buffer goes to somebody else
-EVICT_S = 5.0                        # without a byte, what it sent too much to keep, and others wait: the upload ends
+EVICT_S = 5.0                        # without a byte, and what it sent is too much to keep: the upload ends
 NEW_WAIT_S = 2.0                     # for a first buffer, then 503: the client has lost little; longer than a stall
 WAIT_S = 10.0                        # for a later one
 
@@ -338,7 +338,7 @@ class PooledIntake(Intake):
             since_s = self._waiting_since_s = now_s if self._waiting_since_s is None else self._waiting_since_s
             if now_s - since_s >= (WAIT_S if self._had_buffer else NEW_WAIT_S):
                 self.fail(Overloaded(what="buffers for uploads", retry_after_s=2))
-        elif self._current is not None and not self._is_small:
+        elif self._current is not None:
             if self.received_bytes != self._seen_bytes:
                 self._seen_bytes, self._idle_since_s = self.received_bytes, now_s
             elif now_s - self._idle_since_s >= STALL_S:
@@ -347,6 +347,8 @@ class PooledIntake(Intake):
     def _stall(self, idle_s: float) -> None:
         """Nothing comes: the buffer goes back, what is in it to the reader; unless all stalled ones together kept too much."""
         if self._park(max(0, min(self._unpassed_bytes, self._pool.buffer_bytes) - SMALL_BYTES)):
+            if self._is_small:
+                return
             buffer = self._current
             assert buffer is not None
             self._pass_small()
@@ -354,7 +356,7 @@ class PooledIntake(Intake):
             self._is_flowing = False
             self._pool.give_back(buffer)
             self._wake()
-        elif idle_s >= EVICT_S and self._pool.is_wanted:
+        elif idle_s >= EVICT_S and (self._is_small or self._pool.is_wanted):
             self.fail(ClientTimeout(what="request body", waited_s=round(idle_s, 1)))
 
     def _park(self, count: int) -> bool:

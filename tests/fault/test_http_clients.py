@@ -430,3 +430,23 @@ def test_an_upload_that_gets_no_buffer_is_told_so_within_seconds(loop):
             client.close()
             front.server.pool.give_back(held)
     run(test, loop)
+
+
+def test_what_came_with_the_heads_of_stuck_uploads_is_bounded_too(loop):
+    async def test():
+        app = Reader()
+        async with Front(app, HttpLimits(body_buffer_count=1)) as front:        # half a MiB may be kept
+            stuck = await connect_stuck(front, 20, put(5_000_000) + bytes(200_000))
+            await until(lambda: app.started == 20)
+            await settle(turns=200)
+            front.pass_time(12)
+            await until(lambda: app.outcomes)
+            assert {type(outcome) for outcome in app.outcomes} <= {ClientTimeout, Overloaded}
+            intakes = [c._intake for c in front.server._connections]
+            kept = [intake.received_bytes for intake in intakes if intake is not None and intake.error is None]
+            assert sum(kept) <= (1 << 20) + (1 << 19) + 20 * 65_536 and front.server.pool._parked_bytes <= 1 << 19
+            for other in stuck:
+                other.close()
+            await until(lambda: front.server.connections.open == 0)
+            assert front.server.pool.used == 0 and front.server.pool._parked_bytes == 0
+    run(test, loop)
