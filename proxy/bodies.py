@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from common.errors import BodyTooLarge, BodyTooShort, ChecksumMismatch, DeadlineExceeded, DeviceFull, QuorumNotMet, StorageError
@@ -24,9 +25,12 @@ from proxy.witness import Witness, explain
 
 log = get_logger("proxy.bodies")
 E = TypeVar("E", bound=StorageError)
+T = TypeVar("T")
 HASH_INLINE_MAX = 65_536
 PIECE_BYTES = 1 << 20
 _HASHERS = ThreadPoolExecutor(2, thread_name_prefix="hash")      # its threads start with the first large body
+REPLAY_BYTES_MAX = 4 << 20
+RETRY_S = 0.2
 LAG_S = 1.0                              # how long a chunk waits for the last replica once a quorum has it
 
 
@@ -90,7 +94,7 @@ async def _read_small(body: BodySource, inline_bytes_max: int) -> tuple[bytes, b
 
 async def _stage_body(body: BodySource, chunk: bytes, place: Place, ports: RegisterPorts, *, size_max: int,
                       expected_etag: str | None, deadline_s: Callable[[], float]) -> Received:
-    uploads = _Uploads(place, ports.quorum, deadline_s)
+    uploads = _Patient(place, ports.quorum, deadline_s)
     try:
         await uploads.open()
         md5 = hashlib.md5(usedforsecurity=False)
@@ -132,6 +136,64 @@ async def _hash(md5: hashlib._Hash, chunk: bytes) -> None:
         md5.update(chunk)
     else:
         await asyncio.get_running_loop().run_in_executor(_HASHERS, md5.update, chunk)
+
+
+class _Patient:
+    """Uploads that begin again while what they have sent is still at hand: a worker that dies is back within 2 s.
+
+    Beyond 4 MiB a lost quorum is an error: the client has the rest of the bytes, and we have not the first.
+    """
+
+    def __init__(self, place: Place, quorum: int, deadline_s: Callable[[], float]) -> None:
+        self._make = partial(_Uploads, place, quorum, deadline_s)
+        self._deadline_s = deadline_s
+        self._uploads = self._make()
+        self._kept: list[bytes] | None = []
+
+    async def open(self) -> None:
+        """Begin on every replica. Raises `QuorumNotMet`, `DeviceFull`."""
+        await self._until_done(self._uploads.open, self._replay)
+
+    async def write(self, chunk: bytes) -> None:
+        """The next piece to a quorum."""
+        kept = self._kept
+        if kept is not None:
+            kept.append(chunk)
+            if sum(map(len, kept)) > REPLAY_BYTES_MAX:
+                self._kept = None
+        await self._until_done(partial(self._uploads.write, chunk), self._replay)
+
+    async def finish(self, key: bytes, body_id: int, path: str) -> list[Reply]:
+        """Durable under its name on a quorum; the replies are looks."""
+        async def after_replay() -> list[Reply]:
+            await self._replay()
+            return await self._uploads.finish(key, body_id, path)
+
+        return await self._until_done(partial(self._uploads.finish, key, body_id, path), after_replay)
+
+    async def _replay(self) -> None:
+        await self._uploads.open()
+        for chunk in self._kept or ():
+            await self._uploads.write(chunk)
+
+    async def _until_done(self, first: Callable[[], Awaitable[T]], again: Callable[[], Awaitable[T]]) -> T:
+        """`first`, and as long as replicas are only away `again` on new uploads."""
+        give_up_s = self._deadline_s()
+        attempt = first
+        while True:
+            try:
+                return await attempt()
+            except QuorumNotMet:
+                if self._kept is None or asyncio.get_running_loop().time() + RETRY_S >= give_up_s:
+                    raise
+            await asyncio.sleep(RETRY_S)
+            self._uploads.abort()
+            self._uploads = self._make()
+            attempt = again
+
+    def abort(self) -> None:
+        """Nothing is left behind."""
+        self._uploads.abort()
 
 
 class _Uploads:
