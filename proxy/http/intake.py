@@ -10,6 +10,7 @@ Neither takes a byte beyond the body: what follows goes back to the connection.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import Protocol
 
@@ -48,7 +49,7 @@ class IntakeOwner(Protocol):
         """Bytes that came past `data_received`."""
 
 
-class Intake:
+class Intake(ABC):
     """What both kinds share: one waiting reader, a sticky end."""
 
     __slots__ = ("_expects_continue", "_owner", "_waiter", "error", "is_complete", "received_bytes", "remaining")
@@ -102,21 +103,21 @@ class Intake:
         finally:
             self._waiter = None
 
+    @abstractmethod
     def feed(self, data: bytes) -> bytes:
         """Bytes of the socket; returns those after the end of the body."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def read(self) -> bytes | Lease:
         """See `message.BodySource`."""
-        raise NotImplementedError
 
     def take_ready(self) -> bytes | None:
         """See `message.BodySource`."""
         return None
 
+    @abstractmethod
     def close(self) -> None:
         """The answer is out: drop what was not read, give buffers back, fail later reads."""
-        raise NotImplementedError
 
 
 class QueueIntake(Intake):
