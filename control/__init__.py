@@ -1,0 +1,1 @@
+"""What the services of the control plane share: HTTP conventions, microversions, policy, quota, database."""

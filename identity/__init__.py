@@ -1,0 +1,1 @@
+"""Users, projects, roles, tokens, catalog and S3 keys: the Identity API, version 3."""
