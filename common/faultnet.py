@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import os
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -27,16 +28,21 @@ class Rule:
     """One fault. An answer is matched by the op of its request and by its own fields."""
 
     peer: str | None = None              # None: every peer
+    about: object = None                 # first field of the request, which names a device; None: whatever it is about
     direction: Direction | None = None   # None: both
     match: Match | None = None           # of (op, fields); None: every message
+    chance: float = 1.0                  # with which a message that it covers is harmed
     delay_s: float | None = None         # None: dropped, or held
+    delay_s_max: float | None = None     # a delay is drawn for each message, from delay_s up to this
     is_holding: bool = False             # kept until `FaultRules.release`
     count_max: int | None = None         # so many messages, then the rule has no effect
     seen_count: int = 0
     held: list[Callable[[], None]] = field(default_factory=list)
 
-    def covers(self, direction: Direction, peer: str, op: int, fields: Sequence[object]) -> bool:
-        """True if this message is to be harmed."""
+    def covers(self, direction: Direction, peer: str, op: int, fields: Sequence[object], about: object) -> bool:
+        """True if this message may be harmed."""
+        if self.about is not None and self.about != about:
+            return False
         if self.count_max is not None and self.seen_count >= self.count_max:
             return False
         return ((self.peer is None or self.peer == peer) and (self.direction is None or self.direction is direction)
@@ -46,8 +52,11 @@ class Rule:
 class FaultRules:
     """The faults in force; the first rule that covers a message decides. Of the event loop it was made for."""
 
-    def __init__(self) -> None:
+    def __init__(self, rng: random.Random | None = None) -> None:
+        """rng: for chances and delays."""
         self.rules: list[Rule] = []
+        self.rng = rng or random.Random()
+        self.harmed_count = 0            # since the start, by all rules
 
     def drop(self, peer: str | None = None, *, direction: Direction | None = None, match: Match | None = None,
              count_max: int | None = None) -> Rule:
@@ -80,13 +89,20 @@ class FaultRules:
         """No faults any more; what was held is lost."""
         self.rules.clear()
 
-    def pass_on(self, direction: Direction, peer: str, op: int, fields: Sequence[object], go: Callable[[], None]) -> None:
-        """Run `go` now, later or never."""
+    def add(self, rule: Rule) -> None:
+        """One that was made elsewhere, behind those that are there."""
+        self.rules.append(rule)
+
+    def pass_on(self, direction: Direction, peer: str, op: int, fields: Sequence[object], go: Callable[[], None], *,
+                about: object = None) -> None:
+        """Run `go` now, later or never. about: the first field of the request, also for its answer."""
         for rule in self.rules:
-            if rule.covers(direction, peer, op, fields):
+            if rule.covers(direction, peer, op, fields, about) and (rule.chance >= 1.0 or self.rng.random() < rule.chance):
                 rule.seen_count += 1
+                self.harmed_count += 1
                 if rule.delay_s is not None:
-                    asyncio.get_running_loop().call_later(rule.delay_s, go)
+                    late_s = rule.delay_s if rule.delay_s_max is None else self.rng.uniform(rule.delay_s, rule.delay_s_max)
+                    asyncio.get_running_loop().call_later(late_s, go)
                 elif rule.is_holding:
                     rule.held.append(go)
                 return

@@ -225,7 +225,8 @@ class RpcClient:
             link.send(call_id, pending.op, (wait_ms, *pending.fields), pending.body)
         else:
             self.faults.pass_on(Direction.TO, link.name, pending.op & OP_MAX, pending.fields,
-                                partial(link.send, call_id, pending.op, (wait_ms, *pending.fields), pending.body))
+                                partial(link.send, call_id, pending.op, (wait_ms, *pending.fields), pending.body),
+                                about=pending.fields[0] if pending.fields else None)
         pending.is_sent = True
 
     def _on_frame(self, call_id: int, op: int, fields: list[Any], body: bytes) -> None:
@@ -233,8 +234,9 @@ class RpcClient:
         assert self.faults is not None
         pending = self._calls.get(call_id)
         name = pending.op & OP_MAX if pending is not None else op
+        about = pending.fields[0] if pending is not None and pending.fields else None
         self.faults.pass_on(Direction.FROM, self._peer_name(), name, fields,
-                            partial(self._on_answer, call_id, op, fields, body))
+                            partial(self._on_answer, call_id, op, fields, body), about=about)
 
     def _on_answer(self, call_id: int, op: int, fields: list[Any], body: bytes) -> None:
         """An answer that nobody waits for any more is dropped quietly."""

@@ -21,6 +21,7 @@ from common.version import VERSION
 from node.config import HoldfastConfig
 from node.endpoint import make_endpoint, remove_endpoint, save_endpoint
 from node.explain import explain, parse_txid
+from node.faults import switch_routes
 from node.files import lock_state
 from node.listeners import bind_listeners, check_free, explain_bind_error
 from node.plan import deal_devices
@@ -139,7 +140,8 @@ class Node:
         address = parse_address(self._config.node.admin_listen)
         routes = (AdminRoute(method="GET", path="/status", handler=self._answer_status),
                   AdminRoute(method="GET", path="/config", handler=self._answer_config),
-                  AdminRoute(method="GET", path="/explain/{txid}", handler=self._answer_explain))
+                  AdminRoute(method="GET", path="/explain/{txid}", handler=self._answer_explain),
+                  *switch_routes(self._slots, self._worker_count, lambda: self._supervisor))
         app = make_admin_app(routes, key=load_secret(self._state.secret_dir / "admin.key"), read_metrics=self._read_metrics,
                              read_health=self._read_health)
         try:

@@ -25,6 +25,7 @@ from common.vfs import RealFs
 from container.client import LocalRowClient, RemoteRowClient, RowClient
 from container.server import RowServer
 from container.store import RowStore
+from node.local_faults import FaultyObjectClient, FaultyRowClient
 from node.peering import Peering
 from node.plan import DeviceSlot, WorkerPlan
 from node.stats import StatsReporter
@@ -91,7 +92,7 @@ class Storage:
     """See the module. Create, `start`, use `store`, `close`."""
 
     def __init__(self, plan: WorkerPlan, clock: Clock, *, faults: FaultRules | None = None) -> None:
-        """faults: of the messages that this worker sends to others, and of their answers."""
+        """faults: of the messages that this worker's gateway sends to devices, and of their answers."""
         self._plan, self._clock, self._faults = plan, clock, faults
         self._owners: dict[int, Owner] = {}              # by ring device id
         self._failed: dict[str, str] = {}                # device name -> why it could not be opened
@@ -252,6 +253,10 @@ class Storage:
                 objects[slot.ring_id] = LocalObjectClient(slot.ring_id, owner)
                 containers[slot.ring_id] = self._local_rows[slot.ring_id, SPACE_CONTAINER]
                 accounts[slot.ring_id] = self._local_rows[slot.ring_id, SPACE_ACCOUNT]
+                if self._faults is not None:
+                    objects[slot.ring_id] = FaultyObjectClient(objects[slot.ring_id], self._faults)
+                    containers[slot.ring_id] = FaultyRowClient(containers[slot.ring_id], self._faults)
+                    accounts[slot.ring_id] = FaultyRowClient(accounts[slot.ring_id], self._faults)
                 continue
             remote = self._remotes.get(slot.worker) or self._loopback()
             objects[slot.ring_id] = RemoteObjectClient(slot.ring_id, remote, ring_version=lambda: version)

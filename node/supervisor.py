@@ -76,6 +76,7 @@ class Supervisor:
     def __init__(self, state: NodeState, config: HoldfastConfig, listeners: list[list[socket.socket]], *, clock: Clock,
                  on_change: Callable[[], None] = lambda: None, kill: Callable[[int, int], None] = os.kill) -> None:
         self.config = config
+        self.faults: Mapping[str, object] | None = None          # of the fault switch, for workers that start
         self.slots = [Slot(number, mine) for number, mine in enumerate(listeners)]
         self._state, self._clock, self._on_change = state, clock, on_change
         self._spawner = Spawner(on_exit=self._note_exit, on_lost=self._note_zygote_lost)
@@ -166,7 +167,8 @@ class Supervisor:
             async with self._respawn:            # two workers that lost their zygote start one new one, not two
                 if self._spawner.pid is None:
                     await self._spawner.start()
-            request = {"state": str(self._state.root), "config": pack_config(self.config), "worker_count": len(self.slots)}
+            request = {"state": str(self._state.root), "config": pack_config(self.config), "worker_count": len(self.slots),
+                       "faults": self.faults}
             slot.pid = await self._spawner.fork(slot.number, request, [theirs, *slot.listeners])
             slot.started_s = self._clock.monotonic_s()
             if slot.pid in self._early_exits:

@@ -22,11 +22,13 @@ import uvloop
 
 from common.clock import Clock, SystemClock
 from common.errors import BadRequest, ConfigError, StorageError, TransportLost
+from common.faultnet import FaultRules, rules_from_environment
 from common.log import configure_logging, get_logger
 from common.metrics import METRICS, Registry
 from node.channel import Channel
 from node.config import HoldfastConfig
 from node.endpoint import local_address
+from node.faults import apply_faults
 from node.plan import WorkerPlan, make_plan
 from node.state import fetch_rings, load_state, with_demo_user
 from node.storage import Storage
@@ -69,7 +71,9 @@ class Worker:
     """One worker: `start`, then calls of the supervisor until `close`; `wait_stopped` returns after that."""
 
     def __init__(self, plan: WorkerPlan, listeners: list[socket.socket], *, make_services: MakeServices, make_door: MakeDoor,
-                 clock: Clock, registry: Registry) -> None:
+                 clock: Clock, registry: Registry, faults: FaultRules | None = None) -> None:
+        """faults: those of `make_services`, if the node was started for them."""
+        self._faults = faults
         self._plan, self._listeners, self._make_door = plan, listeners, make_door
         self._clock, self._registry = clock, registry
         self._services = make_services(plan, clock)
@@ -132,6 +136,10 @@ class Worker:
             return self._registry.snapshot()
         if op == "explain":
             return {"entry": self._causes.find(fields["txid"]), "memory": self._causes.memory()}
+        if op == "faults" and self._faults is not None:
+            if "set" in fields:
+                apply_faults(self._faults, fields["set"], worker=self._plan.worker)
+            return self._faults.harmed_count
         if op == "reload":
             self._reload(unpack_config(fields["config"]))
             return None
@@ -235,8 +243,11 @@ async def _live(request: Mapping[str, Any], sockets: list[socket.socket]) -> int
     channel = Channel(on_call=answer, on_end=is_alone.set)
     await channel.open(sockets[0])
     try:
-        worker = Worker(await _load_plan(request, config), sockets[1:], make_services=make_services, make_door=make_door,
-                        clock=SystemClock(), registry=METRICS)
+        faults = rules_from_environment()
+        if faults is not None:
+            apply_faults(faults, request.get("faults"), worker=request["worker"])
+        worker = Worker(await _load_plan(request, config), sockets[1:], make_services=partial(make_services, faults=faults),
+                        make_door=make_door, clock=SystemClock(), registry=METRICS, faults=faults)
         await worker.start()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, is_alone.set)
         channel.emit("ready")
@@ -274,9 +285,9 @@ def _report_failure(channel: Channel, error: Exception) -> None:
         sys.stderr.flush()
 
 
-def make_services(plan: WorkerPlan, clock: Clock) -> Services:
+def make_services(plan: WorkerPlan, clock: Clock, *, faults: FaultRules | None = None) -> Services:
     """The real ones."""
-    return Storage(plan, clock)
+    return Storage(plan, clock, faults=faults)
 
 
 def make_door(config: HoldfastConfig, store: Store, plan: WorkerPlan, clock: Clock) -> tuple[Door, Callable[[], None]]:
