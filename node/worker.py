@@ -36,6 +36,7 @@ from proxy.app import Door, RequestReport, TxidSource, make_app
 from proxy.auth import V1Auth, load_users
 from proxy.errors import front_errors
 from proxy.explain import Causes
+from proxy.http.intake import LEASES_MAX
 from proxy.http.parse import HeadLimits
 from proxy.http.server import HttpLimits, HttpServer, make_ssl_context
 from proxy.model import Store
@@ -48,6 +49,7 @@ _DEVICE_GAUGES = {
     "synced_sequence": "last durable record", "is_counted": "1 if its answers count",
     "torn_bytes": "cut from the journal at the last start", "damaged_rows": "rows whose body is lost here",
 }
+_BODY_BUFFERS = 80                           # of a MiB, of all workers together
 DRAIN_S = 10.0                               # for requests that run when the node stops
 _log = get_logger("node.worker")
 
@@ -91,7 +93,7 @@ class Worker:
         config = self._plan.config
         self._tls = _load_tls(config)
         await self._services.start()
-        server = self._server = HttpServer(self._app(config), limits=http_limits(config), clock=self._clock,
+        server = self._server = HttpServer(self._app(config), limits=self._limits(config), clock=self._clock,
                                            on_request_done=RequestReport(self._registry, self._causes),
                                            make_error=front_errors(self._new_txid), on_refused=self._causes.note_refused)
         self._register_gauges(server)
@@ -163,12 +165,15 @@ class Worker:
         self._close_door = close
         return make_app(door, new_txid=self._new_txid)
 
+    def _limits(self, config: HoldfastConfig) -> HttpLimits:
+        return http_limits(config, worker_count=self._plan.worker_count)
+
     def _reload(self, config: HoldfastConfig) -> None:
         """Users, limits, TLS files and the log follow; all of it or, with an error, nothing."""
         assert self._server is not None
         config = with_demo_user(config)
         _load_tls(config)                            # a pair that does not fit must not touch the context in use
-        self._server.app, self._server.limits = self._app(config), http_limits(config)
+        self._server.app, self._server.limits = self._app(config), self._limits(config)
         if self._tls is not None and config.tls.cert and config.tls.key:
             self._tls.load_cert_chain(config.tls.cert, config.tls.key)
         configure_logging(config.log)
@@ -192,11 +197,12 @@ class Worker:
             events.labels(kind).source = partial(getattr, server.counters, kind)
 
 
-def http_limits(config: HoldfastConfig) -> HttpLimits:
-    """The front's limits as the configuration has them."""
+def http_limits(config: HoldfastConfig, *, worker_count: int) -> HttpLimits:
+    """The front's limits as the configuration has them; buffers for uploads are shared out among the workers of a node."""
     head = HeadLimits(header_line_bytes_max=config.limits.max_header_size + 256,      # its name beside Swift's limit of a value
                       header_count_max=HeadLimits().header_count_max + config.limits.extra_header_count)
-    return HttpLimits(head=head, idle_timeout_s=config.http.idle_timeout_s, connection_count_max=config.http.max_connections)
+    return HttpLimits(head=head, idle_timeout_s=config.http.idle_timeout_s, connection_count_max=config.http.max_connections,
+                      body_buffer_count=max(_BODY_BUFFERS // worker_count, LEASES_MAX))
 
 
 def _load_tls(config: HoldfastConfig) -> ssl.SSLContext | None:

@@ -3,8 +3,9 @@
 `QueueIntake` takes what `data_received` brings: chunked bodies, TLS, and lengths up to POOLED_BYTES_MIN; it holds at most
 QUEUE_HIGH_BYTES and one read more. `PooledIntake` takes a large body of a plain TCP connection through a `BufferedProtocol`: the
 kernel writes straight into pooled buffers, of which one upload holds at most four; no buffer, no reading. Only an upload whose
-bytes flow holds any: the first 32 KiB, and what comes after a pause, arrive in a small buffer of its own. So 1 000 uploads that
-are stuck hold the pool (64 MiB), what they had sent before (half of that) and 64 KiB each, and leave the pool to the others.
+bytes flow holds any: the first 32 KiB, and what comes after a pause, arrive in a small buffer of its own. What came with the head
+beyond 32 KiB has to be parked at once, or the upload is refused. So 1 000 uploads that are stuck hold the pools (80 MiB for all
+workers of a node), what they had sent before (half of that) and 64 KiB each, and leave the pool to the others.
 Neither takes a byte beyond the body: what follows goes back to the connection.
 """
 from __future__ import annotations
@@ -235,6 +236,9 @@ class PooledIntake(Intake):
             return b""
         taken = min(self.remaining, len(data))
         if taken:
+            if not self._park(max(0, self._unpassed_bytes + taken - SMALL_BYTES)):
+                self.fail(_overloaded())                 # now, not when it has stalled: a thousand of them come within a second
+                return b""
             self._ready.append(data[:taken])
             self._took(taken)
         return data[taken:]
@@ -338,7 +342,7 @@ class PooledIntake(Intake):
         if self._is_waiting:
             since_s = self._waiting_since_s = now_s if self._waiting_since_s is None else self._waiting_since_s
             if now_s - since_s >= (WAIT_S if self._had_buffer else NEW_WAIT_S):
-                self.fail(Overloaded(what="buffers for uploads", retry_after_s=2))
+                self.fail(_overloaded())
         elif self._current is not None:
             if self.received_bytes != self._seen_bytes:
                 self._seen_bytes, self._idle_since_s = self.received_bytes, now_s
@@ -430,3 +434,7 @@ class PooledIntake(Intake):
             self._pool.write_off()
         self._leased.clear()
         self._end_diversion()
+
+
+def _overloaded() -> Overloaded:
+    return Overloaded(what="buffers for uploads", retry_after_s=2)

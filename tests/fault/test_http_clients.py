@@ -394,8 +394,10 @@ def test_what_stalled_uploads_keep_is_bounded_and_they_end_for_those_that_wait(l
     async def test():
         app = Reader()
         async with Front(app, HttpLimits(body_buffer_count=2)) as front:        # a MiB may be kept beside the buffers
-            stuck = await connect_stuck(front, 3, put(5_000_000) + bytes(900_000))
+            stuck = await connect_stuck(front, 3, put(5_000_000))
             await until(lambda: app.started == 3)
+            for other in stuck:
+                await other.send(bytes(900_000))
             await settle(turns=100)
             front.pass_time(3)                                                   # the third gets the buffer of one that is kept
             await settle(turns=100)
@@ -445,6 +447,33 @@ def test_what_came_with_the_heads_of_stuck_uploads_is_bounded_too(loop):
             intakes = [c._intake for c in front.server._connections]
             kept = [intake.received_bytes for intake in intakes if intake is not None and intake.error is None]
             assert sum(kept) <= (1 << 20) + (1 << 19) + 20 * 65_536 and front.server.pool._parked_bytes <= 1 << 19
+            for other in stuck:
+                other.close()
+            await until(lambda: front.server.connections.open == 0)
+            assert front.server.pool.used == 0 and front.server.pool._parked_bytes == 0
+    run(test, loop)
+
+
+def test_an_upload_whose_first_bytes_find_no_room_is_told_at_once_when_to_come_again(loop):
+    """No tick passes: a thousand of them may arrive within a second."""
+    async def door(request):
+        try:
+            await request.body.discard(1 << 40)
+        except Overloaded as error:
+            return Response(503, [("Retry-After", str(error.fields["retry_after_s"]))], b"")
+        except BodyTooShort:
+            pass
+        return Response(200, [], b"done")
+
+    async def test():
+        async with Front(door, HttpLimits(body_buffer_count=1)) as front:       # half a MiB may be kept
+            stuck = await connect_stuck(front, 20, put(5_000_000) + bytes(200_000))
+            await until(lambda: front.server.counters.requests == 20)
+            intakes = [c._intake for c in front.server._connections if c._intake is not None]
+            kept = sum(intake.received_bytes for intake in intakes if intake.error is None)
+            assert kept <= (1 << 19) + 20 * 65_536
+            answers = [await client.answer() for client in stuck[-5:]]
+            assert [(answer[0], answer[1]["retry-after"]) for answer in answers] == [(503, "2")] * 5
             for other in stuck:
                 other.close()
             await until(lambda: front.server.connections.open == 0)
