@@ -29,6 +29,7 @@ from node.channel import Channel
 from node.config import HoldfastConfig
 from node.endpoint import local_address
 from node.faults import apply_faults
+from node.looplag import LoopLag
 from node.plan import WorkerPlan, make_plan
 from node.state import fetch_rings, load_state, with_demo_user
 from node.storage import Storage
@@ -81,6 +82,7 @@ class Worker:
         self._services = make_services(plan, clock)
         self._new_txid = TxidSource(clock)
         self._causes = Causes(clock)
+        self._lag = LoopLag(registry, clock)
         self._tls: ssl.SSLContext | None = None
         self._close_door: Callable[[], None] = lambda: None
         self._server: HttpServer | None = None
@@ -99,6 +101,7 @@ class Worker:
         self._register_gauges(server)
         for sock in self._listeners:
             await server.start(sock=sock, ssl=self._tls)
+        self._lag.start()
 
     async def wait_stopped(self) -> None:
         """Returns once `close` is done."""
@@ -118,6 +121,7 @@ class Worker:
     async def close(self) -> None:
         """Write everything down and give up the devices. A second call waits for the first."""
         if self._closing is None:
+            self._lag.close()
             self._closing = asyncio.create_task(self._services.close(), name="close")
         await asyncio.shield(self._closing)
         self._stopped.set()
@@ -193,6 +197,13 @@ class Worker:
         gauge = self._registry.gauge("holdfast_http_connections_open", "open connections of clients").labels()
         gauge.source = lambda: server.counters.open
         events = self._registry.gauge("holdfast_http_events", "since the start of the workers that run now, by kind", ("kind",))
+        buffers = self._registry.gauge("holdfast_upload_buffers", "of a MiB, for large uploads, by what they do", ("state",))
+        buffers.labels("used").source = lambda: server.pool.used
+        buffers.labels("free").source = lambda: server.pool.count - server.pool.used
+        waiting = self._registry.gauge("holdfast_upload_waiting", "uploads that stand still for want of a buffer").labels()
+        waiting.source = lambda: server.pool.waiting
+        parked = self._registry.gauge("holdfast_upload_parked_bytes", "what uploads without a buffer have sent").labels()
+        parked.source = lambda: server.pool.parked_bytes
         for kind in ("accepted", "requests", "refused", "timeouts", "crashes"):
             events.labels(kind).source = partial(getattr, server.counters, kind)
 

@@ -23,6 +23,7 @@ from object.bodies import BodyReader, BodyWriter
 from object.compaction import drop_segment, load_records, move_records, plan_compaction
 from object.device import Device
 from object.journal import Batch
+from object.meters import OwnerMeters
 from object.peers import PeerMark
 from object.register import Held
 from object.wire import BodyState, Reply, Version
@@ -72,6 +73,7 @@ class Owner:
         self._journal_pool = ThreadPoolExecutor(1, thread_name_prefix=f"{self.name}-journal")
         self._index_pool = ThreadPoolExecutor(1, thread_name_prefix=f"{self.name}-index")
         self._body_pool = ThreadPoolExecutor(2, thread_name_prefix=f"{self.name}-body")
+        self._meters = OwnerMeters(self.name, {"journal": self._journal_pool, "index": self._index_pool, "body": self._body_pool})
         self._waiters: Waiters[Reply] = Waiters()
         self._sync_waiters: Waiters[None] = Waiters()
         self._committing: Batch | None = None
@@ -326,6 +328,7 @@ class Owner:
         if error is not None:
             self._retire(error)
             return
+        self._meters.note_batch(batch)
         self.device.committed(batch)
         synced = self.device.synced_sequence
         self._waiters.release(synced)

@@ -35,7 +35,7 @@ _ANNOUNCED_BYTES = 5_000_000
 _SETTLE_S, _SETTLED_PAUSE_S = 20.0, 0.5
 _STILL_S = 4.0                               # the node judges after one second who stalls, after five who has to go
 _DOWNLOAD_BYTES = 64 * MIB
-_MAKERS = 8
+_MAKERS, _ATTEMPTS = 8, 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,15 +95,20 @@ def measure_stuck_readers(target: Target, path: str, count: int = 100) -> Figure
 
 
 def make_containers(target: Target, count: int, say: Callable[[str], None]) -> None:
-    """Through HTTP, some at a time. Raises `RuntimeError` for an answer that is no success."""
+    """Through HTTP, some at a time; what is answered 503 is asked again. Raises `RuntimeError` for other answers."""
     fields = {"X-Auth-Token": target.token, "Content-Length": "0"}
 
     def make(first: int) -> None:
         connection = http.client.HTTPConnection(target.address, target.port, timeout=60)
         for number in range(first, count, _MAKERS):
-            connection.request("PUT", f"{target.path}/box{number:06d}", headers=fields)
-            answer = connection.getresponse()
-            answer.read()
+            for attempt in range(_ATTEMPTS):
+                connection.request("PUT", f"{target.path}/box{number:06d}", headers=fields)
+                answer = connection.getresponse()
+                answer.read()
+                if answer.status != 503:
+                    break
+                say(f"container {number}: 503 {answer.headers.get('X-Error-Code', '')}")
+                time.sleep(attempt)
             if answer.status // 100 != 2:
                 raise RuntimeError(f"PUT of container {number} answered {answer.status}")
             if number and number % 10_000 == 0:

@@ -36,6 +36,16 @@ class BufferPool:
         return self._spare.pop() if self._spare else bytearray(self.buffer_bytes)
 
     @property
+    def waiting(self) -> int:
+        """Uploads that stand still for want of a buffer."""
+        return len(self._waiters)
+
+    @property
+    def parked_bytes(self) -> int:
+        """What is kept outside of the buffers."""
+        return self._parked_bytes
+
+    @property
     def is_wanted(self) -> bool:
         """Whether uploads stand still for want of a buffer."""
         return bool(self._waiters)
