@@ -33,6 +33,7 @@ from node.looplag import LoopLag
 from node.plan import WorkerPlan, make_plan
 from node.state import fetch_rings, load_state, with_demo_user
 from node.storage import Storage
+from node.zygote import give_memory_back
 from proxy.app import Door, RequestReport, TxidSource, make_app
 from proxy.auth import V1Auth, load_users
 from proxy.errors import front_errors
@@ -266,6 +267,7 @@ async def _live(request: Mapping[str, Any], sockets: list[socket.socket]) -> int
         worker = Worker(await _load_plan(request, config), sockets[1:], make_services=partial(make_services, faults=faults),
                         make_door=make_door, clock=SystemClock(), registry=METRICS, faults=faults)
         await worker.start()
+        give_memory_back()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, is_alone.set)
         channel.emit("ready")
         stopped = asyncio.create_task(worker.wait_stopped(), name="stopped")
