@@ -36,6 +36,8 @@ COMMANDS = (
     Command(group="Run a node", name="explain", arguments="TXID [--data DIR] [--json]",
             summary="why a request was refused or failed, by the X-Trans-Id of its answer", module="cli.explain",
             function="explain"),
+    Command(group="Run a node", name="usage", arguments="[--account A] [--day D | --from D --to D] [--json]",
+            summary="bytes, objects, requests and traffic, per account and day", module="cli.usage", function="usage"),
     Command(group="Configure", name="config", arguments="show|check|sample|hash-key",
             summary="what is set and where; is a file right; a file that explains all", module="cli.config_cmd"),
     Command(group="Configure", name="ring", arguments="FILE VERB ...",

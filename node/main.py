@@ -28,6 +28,7 @@ from node.plan import deal_devices
 from node.report import find_problems, gather_devices, is_healthy, read_disks
 from node.state import NodeState, Say, open_state, prepare_directory, with_demo_user
 from node.supervisor import Supervisor, merge_reload
+from node.usage import day_of, parse_days, read_usage
 
 _STAT_S = 2.0
 _STILL_S = 10.0                                  # of silence while workers start
@@ -140,6 +141,7 @@ class Node:
         address = parse_address(self._config.node.admin_listen)
         routes = (AdminRoute(method="GET", path="/status", handler=self._answer_status),
                   AdminRoute(method="GET", path="/config", handler=self._answer_config),
+                  AdminRoute(method="GET", path="/usage", handler=self._answer_usage),
                   AdminRoute(method="GET", path="/explain/{txid}", handler=self._answer_explain),
                   *switch_routes(self._slots, self._worker_count, lambda: self._supervisor))
         app = make_admin_app(routes, key=load_secret(self._state.secret_dir / "admin.key"), read_metrics=self._read_metrics,
@@ -216,6 +218,14 @@ class Node:
         txid = parse_txid(request.params["txid"])
         answers, states = await asyncio.gather(self._supervisor.ask_all("explain", txid=txid), self._supervisor.ask_all("status"))
         return explain(txid, answers, gather_devices(self._slots, states), self._slots, self._clock)
+
+    async def _answer_usage(self, request: AdminRequest) -> object:
+        """All that was counted up to now: the workers write it down first."""
+        first, last = parse_days(request.query, day_of(self._clock.now_us()))
+        answers = await self._supervisor.ask_all("usage")
+        rows, problems = await asyncio.to_thread(read_usage, self._state.root / "usage", first, last, request.query.get("account"))
+        return {"from": first, "to": last, "usage": [row.as_fields() for row in rows], "problems": problems,
+                "silent_workers": answers.count(None)}
 
     async def _answer_config(self, _: AdminRequest) -> object:
         return {shown.name: {"value": shown.value, "origin": shown.origin} for shown in effective_values(self._loaded)}

@@ -33,6 +33,7 @@ from node.looplag import LoopLag
 from node.plan import WorkerPlan, make_plan
 from node.state import fetch_rings, load_state, with_demo_user
 from node.storage import Storage
+from node.usage import UsageKeeper
 from node.zygote import give_memory_back
 from proxy.app import Door, RequestReport, TxidSource, make_app
 from proxy.auth import V1Auth, load_users
@@ -44,6 +45,7 @@ from proxy.http.server import HttpLimits, HttpServer, make_ssl_context
 from proxy.model import Store
 from proxy.swift.context import DoorSettings
 from proxy.swift.door import SwiftDoor
+from proxy.usage import Figures, UsageCounter
 
 _DEVICE_GAUGES = {
     "free_bytes": "free in the file system of the device", "size_bytes": "size of the file system of the device",
@@ -84,6 +86,8 @@ class Worker:
         self._new_txid = TxidSource(clock)
         self._causes = Causes(clock)
         self._lag = LoopLag(registry, clock)
+        self._usage = UsageCounter()
+        self._usage_keeper: UsageKeeper | None = None
         self._tls: ssl.SSLContext | None = None
         self._close_door: Callable[[], None] = lambda: None
         self._server: HttpServer | None = None
@@ -97,12 +101,14 @@ class Worker:
         self._tls = _load_tls(config)
         await self._services.start()
         server = self._server = HttpServer(self._app(config), limits=self._limits(config), clock=self._clock,
-                                           on_request_done=RequestReport(self._registry, self._causes),
+                                           on_request_done=RequestReport(self._registry, self._causes, self._usage),
                                            make_error=front_errors(self._new_txid), on_refused=self._causes.note_refused)
         self._register_gauges(server)
         for sock in self._listeners:
             await server.start(sock=sock, ssl=self._tls)
         self._lag.start()
+        self._usage_keeper = UsageKeeper(self._plan.state / "usage", self._plan.worker, self._usage, self._clock, self._ask_figures)
+        self._usage_keeper.start()
 
     async def wait_stopped(self) -> None:
         """Returns once `close` is done."""
@@ -123,9 +129,14 @@ class Worker:
         """Write everything down and give up the devices. A second call waits for the first."""
         if self._closing is None:
             self._lag.close()
-            self._closing = asyncio.create_task(self._services.close(), name="close")
+            self._closing = asyncio.create_task(self._close(), name="close")
         await asyncio.shield(self._closing)
         self._stopped.set()
+
+    async def _close(self) -> None:
+        if self._usage_keeper is not None:
+            await self._usage_keeper.close()
+        await self._services.close()
 
     async def stop(self) -> None:
         """Both, for a worker that stops alone."""
@@ -141,6 +152,10 @@ class Worker:
         if op == "metrics":
             self._measure_devices()
             return self._registry.snapshot()
+        if op == "usage":
+            if self._usage_keeper is not None:
+                await self._usage_keeper.flush(asks=True)
+            return True
         if op == "explain":
             return {"entry": self._causes.find(fields["txid"]), "memory": self._causes.memory()}
         if op == "faults" and self._faults is not None:
@@ -169,6 +184,10 @@ class Worker:
         self._close_door()                           # of the old one only the threads that hash keys end
         self._close_door = close
         return make_app(door, new_txid=self._new_txid)
+
+    async def _ask_figures(self, account: str) -> Figures:
+        found = await self._services.store.account(account, fresh=True)
+        return Figures(found.bytes_used, found.object_count, found.container_count, self._clock.now_us())
 
     def _limits(self, config: HoldfastConfig) -> HttpLimits:
         return http_limits(config, worker_count=self._plan.worker_count)

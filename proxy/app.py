@@ -16,6 +16,7 @@ from proxy.errors import Refusal, answer, error_answer, make_txid, mark, refusal
 from proxy.explain import Causes
 from proxy.http.dispatch import Api, choose_api
 from proxy.http.message import Request, Response
+from proxy.usage import UsageCounter
 
 Door = Callable[[Request], Coroutine[Any, Any, Response]]
 _log = get_logger("proxy.app")
@@ -71,16 +72,17 @@ def refuse_elsewhere(request: Request) -> Refusal:
 class RequestReport:
     """`on_request_done` of the front: metrics always, a line of log at level debug, a warning for what we could not do.
 
-    causes: takes why requests were refused or failed, for `holdfast explain`.
+    causes: takes why requests were refused or failed, for `holdfast explain`. usage: counts for accounts.
     """
 
-    def __init__(self, registry: Registry, causes: Causes | None = None) -> None:
+    def __init__(self, registry: Registry, causes: Causes | None = None, usage: UsageCounter | None = None) -> None:
         self._seconds = registry.histogram("holdfast_request_seconds", "time from the head of a request to the end of its answer",
                                            ("method", "status"))
         self._bytes = registry.counter("holdfast_request_sent_bytes_total", "bytes of bodies sent to clients").labels()
-        self._received = registry.counter("holdfast_request_received_bytes_total", "announced bytes of bodies of clients").labels()
+        self._received = registry.counter("holdfast_request_received_bytes_total", "bytes of bodies of clients").labels()
         self._repeats = Repeats(_log)
         self._causes = causes
+        self._note_usage = usage.note if usage is not None else _note_nothing
         self._handles: dict[tuple[str, int], Histogram] = {}
 
     def __call__(self, request: Request, response: Response, sent_bytes: int, seconds: float) -> None:
@@ -91,6 +93,7 @@ class RequestReport:
             if method != "other":
                 self._handles[request.method, response.status] = handle
         handle.observe(seconds)
+        self._note_usage(request, response.status, sent_bytes)
         _add(self._bytes, sent_bytes)
         _add(self._received, request.body.length or 0)
         if response.status >= 400:
@@ -104,6 +107,10 @@ class RequestReport:
         if _log.is_enabled(DEBUG):
             _log.debug("request", txid=request.txid, peer=request.peer, method=request.method, path=request.raw_path,
                        status=response.status, received_bytes=request.body.length, sent_bytes=sent_bytes, ms=seconds * 1e3)
+
+
+def _note_nothing(request: Request, status: int, sent_bytes: int) -> None:
+    pass
 
 
 def _add(counter: Counter, count: int) -> None:

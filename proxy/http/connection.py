@@ -439,9 +439,11 @@ class Connection(asyncio.Protocol):
     def _finish(self, request: Request, response: Response, sent_bytes: int) -> None:
         """The answer is out, or will never be: account for it and take up the next request."""
         server = self._server
+        intake, self._intake = self._intake, None
+        if intake is not None:
+            request.body.length = intake.received_bytes          # what came counts, not what was announced
         if server.on_request_done is not None:
             server.report(request, response, sent_bytes)
-        intake, self._intake = self._intake, None
         skip: int | None = 0
         if intake is not None:
             skip = 0 if intake.is_complete else intake.remaining
