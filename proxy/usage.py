@@ -6,14 +6,12 @@ success today: else anybody could fill the memory with names. Cost: about 0.3 us
 from __future__ import annotations
 
 from typing import NamedTuple
-from urllib.parse import unquote_to_bytes
 
 from proxy.http.message import Request
 
 READS, WRITES, LISTS, DELETES, RECEIVED, SENT = range(6)
 ACCOUNTS_MAX = 200_000                           # of one day and worker; those beyond count together
 OTHERS = "(others)"
-_ALIASES_MAX = 50_000                            # ways to write the name of an account in a path
 _KINDS = {"GET": READS, "HEAD": READS, "PUT": WRITES, "POST": WRITES, "COPY": WRITES, "DELETE": DELETES}
 _NOBODYS = frozenset((401, 403, 405))
 
@@ -30,7 +28,7 @@ class Figures(NamedTuple):
 class UsageCounter:
     """The rows of the present day: by account, six integers in the order of the constants above."""
 
-    __slots__ = ("_rows_by_path", "figures", "rows")
+    __slots__ = ("_rows_by_name", "figures", "rows")
 
     def __init__(self) -> None:
         self.begin_day()
@@ -39,15 +37,15 @@ class UsageCounter:
         """Count from zero."""
         self.rows: dict[str, list[int]] = {}
         self.figures: dict[str, Figures] = {}                # put here by who asks the store
-        self._rows_by_path: dict[bytes, list[int]] = {}      # as paths write it
+        self._rows_by_name: dict[bytes, list[int]] = {}      # the same ones
 
     def note(self, request: Request, status: int, sent_bytes: int) -> None:
         """An answer is out. `request.body.length` is what came of its body."""
         kind = _KINDS.get(request.method)
-        parts = request.raw_path.split(b"/", 4)
+        parts = request.path.split(b"/", 4)                  # decoded, as the door takes it: "/v1%2FAUTH_a" is one way to write it
         if kind is None or len(parts) < 3 or parts[1] not in (b"v1", b"v1.0"):
             return
-        row = self._rows_by_path.get(parts[2])
+        row = self._rows_by_name.get(parts[2])
         if row is None or status >= 400:
             row = self._judge(parts[2], row, status)
             if row is None:
@@ -63,12 +61,10 @@ class UsageCounter:
         if status in _NOBODYS or status >= 500:
             return None
         if row is None:
-            name = (unquote_to_bytes(raw) if b"%" in raw else raw).decode("utf-8", "backslashreplace")
-            row = self.rows.get(name)
-            if row is None:
-                if status >= 400 or not name:
-                    return None
-                row = self.rows.setdefault(name if len(self.rows) < ACCOUNTS_MAX else OTHERS, [0] * 6)
-            if len(self._rows_by_path) < _ALIASES_MAX:
-                self._rows_by_path[raw] = row
+            if status >= 400 or not raw:
+                return None
+            name = raw.decode("utf-8", "backslashreplace")
+            if len(self.rows) >= ACCOUNTS_MAX:
+                return self.rows.setdefault(OTHERS, [0] * 6)
+            row = self.rows[name] = self._rows_by_name[raw] = [0] * 6
         return row
