@@ -5,6 +5,7 @@ Who has something to administer registers an `AdminRoute`; every operator comman
 """
 from __future__ import annotations
 
+import asyncio
 import json
 import urllib.error
 import urllib.request
@@ -31,10 +32,12 @@ from common.secrets import load_secret, same_secret
 
 PREFIX = "/admin/v1"
 KEY_FILE = "admin.key"                         # below STATE/secrets
+CODE_FIELD = "X-Error-Code"
 _BODY_BYTES_MAX = 1 << 20
 _STATUS = {"bad_request": 400, "config_error": 400, "ring_error": 400, "unauthorized": 401, "forbidden": 403, "not_found": 404,
            "conflict": 409, "precondition_failed": 412, "body_too_large": 413}
 _log = get_logger("common.admin")
+NoteCall = Callable[[str, str, str, int, float, str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +59,12 @@ class AdminRoute:
 
 
 def make_admin_app(routes: Iterable[AdminRoute], *, key: str, read_metrics: Callable[[], Awaitable[str]],
-                   read_health: Callable[[], Awaitable[Mapping[str, object]]]) -> web.Application:
-    """The application. read_metrics: Prometheus' text. read_health: facts, of which `is_healthy` decides 200 or 503."""
+                   read_health: Callable[[], Awaitable[Mapping[str, object]]],
+                   note_call: NoteCall | None = None) -> web.Application:
+    """The application. read_metrics: Prometheus' text. read_health: facts, of which `is_healthy` decides 200 or 503.
+
+    note_call: told of each call below /admin: method, path, address, status, seconds, code of the error or "".
+    """
     assert key, "an empty key would let everybody in"
 
     async def metrics(_: web.Request) -> web.Response:
@@ -67,7 +74,8 @@ def make_admin_app(routes: Iterable[AdminRoute], *, key: str, read_metrics: Call
         facts = await read_health()
         return web.json_response(dict(facts), status=200 if facts.get("is_healthy", True) else 503)
 
-    app = web.Application(middlewares=[_make_guard(key)], client_max_size=_BODY_BYTES_MAX)
+    guards = [_make_guard(key)] if note_call is None else [_make_witness(note_call), _make_guard(key)]
+    app = web.Application(middlewares=guards, client_max_size=_BODY_BYTES_MAX)
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/healthz", healthz)
     for route in routes:
@@ -85,6 +93,20 @@ async def start_admin(app: web.Application, address: Address) -> tuple[web.AppRu
         await runner.cleanup()
         raise
     return runner, Address(address.host, runner.addresses[0][1])
+
+
+def _make_witness(note_call: NoteCall) -> Any:
+    @web.middleware
+    async def witness(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
+        """Around the guard, so that it sees what that refuses."""
+        began_s = asyncio.get_running_loop().time()
+        response = await handler(request)
+        if request.path.startswith("/admin"):
+            seconds = asyncio.get_running_loop().time() - began_s
+            code = response.headers.get(CODE_FIELD, "")
+            note_call(request.method, request.path, request.remote or "", response.status, seconds, code)
+        return response
+    return witness
 
 
 def _make_guard(key: str) -> Any:
@@ -135,7 +157,7 @@ def _error_response(error: StorageError, status: int | None = None) -> web.Respo
     body = {"error": {"code": code, "message": str(error), "fields": fields}}
     if status is None:
         status = _STATUS.get(code, 503 if error.is_retryable else 500)
-    return web.json_response(body, status=status, dumps=lambda data: json.dumps(data, default=str))
+    return web.json_response(body, status=status, dumps=lambda data: json.dumps(data, default=str), headers={CODE_FIELD: code})
 
 
 class AdminClient:

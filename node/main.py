@@ -29,6 +29,7 @@ from node.report import find_problems, gather_devices, is_healthy, read_disks
 from node.state import NodeState, Say, open_state, prepare_directory, with_demo_user
 from node.supervisor import Supervisor, merge_reload
 from node.usage import day_of, parse_days, read_usage
+from proxy.audit import AuditLog
 
 _STAT_S = 2.0
 _STILL_S = 10.0                                  # of silence while workers start
@@ -90,6 +91,7 @@ class Node:
         self._endpoint: dict[str, Any] = {}
         self._listen = self._admin = Address("", 0)
         self._supervisor: Supervisor
+        self._audit = AuditLog(self._config.audit, state.root, clock)
         self._reloading = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -119,6 +121,7 @@ class Node:
         finally:
             await self._supervisor.stop()
             await runner.cleanup()
+            await self._audit.close()
         return 0
 
     async def _start_unless(self, stop: asyncio.Event) -> bool:
@@ -145,7 +148,7 @@ class Node:
                   AdminRoute(method="GET", path="/explain/{txid}", handler=self._answer_explain),
                   *switch_routes(self._slots, self._worker_count, lambda: self._supervisor))
         app = make_admin_app(routes, key=load_secret(self._state.secret_dir / "admin.key"), read_metrics=self._read_metrics,
-                             read_health=self._read_health)
+                             read_health=self._read_health, note_call=self._audit.note_admin)
         try:
             return await start_admin(app, address)
         except OSError as error:
@@ -177,6 +180,7 @@ class Node:
                 config, waiting = merge_reload(self._config, with_demo_user(loaded.value))
                 await self._supervisor.reload(config)
                 configure_logging(config.log)
+                self._audit.configure(config.audit)
             except (StorageError, OSError) as error:
                 _log.error("new configuration refused, the old one stays", error=error)
                 return

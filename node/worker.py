@@ -36,6 +36,7 @@ from node.storage import Storage
 from node.usage import UsageKeeper
 from node.zygote import give_memory_back
 from proxy.app import Door, RequestReport, TxidSource, make_app
+from proxy.audit import AuditLog
 from proxy.auth import V1Auth, load_users
 from proxy.errors import front_errors
 from proxy.explain import Causes
@@ -87,6 +88,7 @@ class Worker:
         self._causes = Causes(clock)
         self._lag = LoopLag(registry, clock)
         self._usage = UsageCounter()
+        self._audit = AuditLog(plan.config.audit, plan.state, clock, registry=registry)
         self._usage_keeper: UsageKeeper | None = None
         self._tls: ssl.SSLContext | None = None
         self._close_door: Callable[[], None] = lambda: None
@@ -101,7 +103,7 @@ class Worker:
         self._tls = _load_tls(config)
         await self._services.start()
         server = self._server = HttpServer(self._app(config), limits=self._limits(config), clock=self._clock,
-                                           on_request_done=RequestReport(self._registry, self._causes, self._usage),
+                                           on_request_done=RequestReport(self._registry, self._causes, self._usage, self._audit),
                                            make_error=front_errors(self._new_txid), on_refused=self._causes.note_refused)
         self._register_gauges(server)
         for sock in self._listeners:
@@ -136,6 +138,7 @@ class Worker:
     async def _close(self) -> None:
         if self._usage_keeper is not None:
             await self._usage_keeper.close()
+        await self._audit.close()
         await self._services.close()
 
     async def stop(self) -> None:
@@ -183,6 +186,8 @@ class Worker:
         door, close = self._make_door(config, self._services.store, self._plan, self._clock)
         self._close_door()                           # of the old one only the threads that hash keys end
         self._close_door = close
+        if isinstance(door, SwiftDoor):
+            self._audit.who = door.user_of
         return make_app(door, new_txid=self._new_txid)
 
     async def _ask_figures(self, account: str) -> Figures:
@@ -201,6 +206,7 @@ class Worker:
         if self._tls is not None and config.tls.cert and config.tls.key:
             self._tls.load_cert_chain(config.tls.cert, config.tls.key)
         configure_logging(config.log)
+        self._audit.configure(config.audit)
 
     def _measure_devices(self) -> None:
         """What the devices say of themselves, as gauges."""

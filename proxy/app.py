@@ -12,6 +12,7 @@ from common.clock import Clock, SystemClock
 from common.errors import StorageError
 from common.log import DEBUG, Repeats, get_logger
 from common.metrics import Counter, Histogram, Registry
+from proxy.audit import AuditLog
 from proxy.errors import Refusal, answer, error_answer, make_txid, mark, refusal_answer
 from proxy.explain import Causes
 from proxy.http.dispatch import Api, choose_api
@@ -72,16 +73,19 @@ def refuse_elsewhere(request: Request) -> Refusal:
 class RequestReport:
     """`on_request_done` of the front: metrics always, a line of log at level debug, a warning for what we could not do.
 
-    causes: takes why requests were refused or failed, for `holdfast explain`. usage: counts for accounts.
+    causes: takes why requests were refused or failed, for `holdfast explain`. usage: counts for accounts. audit: writes
+    down who did what.
     """
 
-    def __init__(self, registry: Registry, causes: Causes | None = None, usage: UsageCounter | None = None) -> None:
+    def __init__(self, registry: Registry, causes: Causes | None = None, usage: UsageCounter | None = None,
+                 audit: AuditLog | None = None) -> None:
         self._seconds = registry.histogram("holdfast_request_seconds", "time from the head of a request to the end of its answer",
                                            ("method", "status"))
         self._bytes = registry.counter("holdfast_request_sent_bytes_total", "bytes of bodies sent to clients").labels()
         self._received = registry.counter("holdfast_request_received_bytes_total", "bytes of bodies of clients").labels()
         self._repeats = Repeats(_log)
         self._causes = causes
+        self._audit = audit
         self._note_usage = usage.note if usage is not None else _note_nothing
         self._handles: dict[tuple[str, int], Histogram] = {}
 
@@ -94,6 +98,8 @@ class RequestReport:
                 self._handles[request.method, response.status] = handle
         handle.observe(seconds)
         self._note_usage(request, response.status, sent_bytes)
+        if self._audit is not None:
+            self._audit.note(request, response, sent_bytes, seconds)
         _add(self._bytes, sent_bytes)
         _add(self._received, request.body.length or 0)
         if response.status >= 400:

@@ -61,17 +61,17 @@ class SwiftDoor:
         try:
             response = await self._route(request)
         except Refusal as refusal:
-            request.failed = refusal, self._user_of(request)
+            request.failed = refusal, self.user_of(request)
             response = refusal_answer(refusal)
         except Unauthorized as error:
             request.failed = error, ""
             response = refusal_answer(unauthorized(_realm(request.path)))
         except StorageError as error:
-            request.failed = error, self._user_of(request)
+            request.failed = error, self.user_of(request)
             response = error_answer(error)
         return mark(response, txid)
 
-    def _user_of(self, request: Request) -> str:
+    def user_of(self, request: Request) -> str:
         """Who asked, "" if nobody whom we know; the token was just looked at, so it costs little."""
         try:
             identity = self._gateway.auth.identify(request.headers.get("x-auth-token") or request.headers.get("x-storage-token"))
