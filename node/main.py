@@ -24,6 +24,7 @@ from node.explain import explain, parse_txid
 from node.faults import switch_routes
 from node.files import lock_state
 from node.listeners import bind_listeners, check_free, explain_bind_error
+from node.notify import notify_ready, notify_reloading, notify_starting, notify_stopping
 from node.plan import deal_devices
 from node.report import find_problems, gather_devices, is_healthy, read_disks
 from node.state import NodeState, Say, open_state, prepare_directory, with_demo_user
@@ -115,7 +116,9 @@ class Node:
             self._save_endpoint(is_complete=True)
             _log.info("node serves", listen=self._listen, admin=self._admin, pid=os.getpid(), version=VERSION)
             self._launch.on_ready(self._endpoint)
+            notify_ready(f"serves {self._listen}")
             await stop.wait()
+            notify_stopping()
             self._launch.say("stopping: requests that run may end")
             _log.info("node stops")
         finally:
@@ -132,6 +135,7 @@ class Node:
             await asyncio.wait([start, told], return_when=asyncio.FIRST_COMPLETED, timeout=_STILL_S)
             waiting = [str(facts["worker"]) for facts in self._supervisor.worker_facts() if not facts["is_ready"]]
             if not (start.done() or told.done()):
+                notify_starting()
                 self._launch.say(f"still starting: worker {', '.join(waiting)} (long journals take their time; the log tells more)")
         told.cancel()
         if start.done():
@@ -175,6 +179,7 @@ class Node:
     async def _reload(self) -> None:
         """A bad configuration is refused loudly, and the node goes on with the one it has."""
         async with self._reloading:
+            notify_reloading()
             try:
                 loaded = self._launch.load()
                 config, waiting = merge_reload(self._config, with_demo_user(loaded.value))
@@ -183,12 +188,14 @@ class Node:
                 self._audit.configure(config.audit)
             except (StorageError, OSError) as error:
                 _log.error("new configuration refused, the old one stays", error=error)
+                notify_ready("the new configuration was refused, the log says why")
                 return
             self._config, self._loaded = config, loaded
             self._save_endpoint()
             if waiting:
                 _log.warning("some changes take effect at the next start only", tables=", ".join(waiting))
             _log.info("configuration loaded again", file=loaded.file.path or "none")
+            notify_ready(f"serves {self._listen}")
 
     # what the admin API answers
 
