@@ -49,9 +49,10 @@ class Tokens(Protocol):
 
 @dataclass(kw_only=True)
 class Service:
-    """All that one application stands on. state: the service's own things, for its handlers. www_authenticate: of a 401."""
+    """All that one application stands on. type: as in the catalog; state: the service's own things, for its handlers."""
 
     name: str
+    type: str
     routes: RouteTable
     database: Database
     policy: Policy
@@ -193,6 +194,10 @@ class _Front:
         except Unauthorized:
             if is_needed:
                 raise
+            return
+        rules = call.context.access_rules
+        if rules is not None and not any(rule.matches(self._service.type, call.method, call.path) for rule in rules):
+            raise Unauthorized().because("token.access_rules", app_credential=call.context.app_credential_id or "")
 
     async def _run(self, call: Call) -> Any:
         handler = call.route.handler

@@ -1,9 +1,31 @@
 """Who asks: what a token means, as policy rules and use-cases see it."""
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessRule:
+    """A request that a restricted application credential may make. path: * is one segment (or part of one), ** any number."""
+
+    id: str
+    service: str                             # type, as in the catalog
+    path: str
+    method: str
+
+    def matches(self, service: str, method: str, path: str) -> bool:
+        """Whether this is that request."""
+        return self.service == service and self.method == method and _path_pattern(self.path).fullmatch(path) is not None
+
+
+@lru_cache(maxsize=1_024)
+def _path_pattern(path: str) -> re.Pattern[str]:
+    parts = re.split(r"(\*\*|\*|\{[^{}/]*\})", path)
+    return re.compile("".join(".*" if part == "**" else "[^/]+" if part == "*" or part[:1] == "{" else re.escape(part)
+                              for part in parts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +48,8 @@ class Context:
     service_roles: frozenset[str] = frozenset()
     is_admin_project: bool = True
     app_credential_id: str | None = None
+    is_unrestricted: bool = False            # an application credential that may make others
+    access_rules: tuple[AccessRule, ...] | None = None       # None: any request
     trust_id: str | None = None
     token: object = None
 

@@ -82,7 +82,7 @@ class Database:
                         result = fn(connection, *args, **kwargs)
                 return result, callbacks
             except IntegrityError as error:
-                raise _translate(error) from error
+                raise translate_integrity(error) from error
             except DBAPIError as error:
                 if not left or getattr(error.orig, "sqlstate", None) not in _RETRY_STATES:
                     raise
@@ -146,7 +146,7 @@ def _sqlite_engine(url: str, *, size: int, begin: str) -> Engine:
     return engine
 
 
-def _translate(error: IntegrityError) -> Duplicate | BadReference:
+def translate_integrity(error: IntegrityError) -> Duplicate | BadReference:
     """Which promise of the tables was broken. Other integrity errors are bugs and go on as they are."""
     state, text = getattr(error.orig, "sqlstate", None), str(error.orig)
     if state == "23505" or "UNIQUE constraint failed" in text:

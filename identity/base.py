@@ -1,0 +1,118 @@
+"""What the use-cases of identity have in common: rows by id, new ids, free attributes."""
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Row, Table, delete, insert, select, update
+
+from common.errors import BadRequest, NotFound
+from control.app import Call
+from control.errors import Duplicate
+
+_EXTRA_MAX = 64
+
+
+def new_id() -> str:
+    """32 hexadecimal digits."""
+    return uuid.uuid4().hex
+
+
+def find_row(connection: Connection, table: Table, row_id: str | None) -> Row[Any] | None:
+    """By its id."""
+    return None if row_id is None else connection.execute(select(table).where(table.c.id == row_id)).first()
+
+
+def get_row(connection: Connection, table: Table, row_id: str, *, what: str) -> Row[Any]:
+    """By its id. Raises `NotFound`."""
+    row = find_row(connection, table, row_id)
+    if row is None:
+        raise missing(what, row_id)
+    return row
+
+
+def missing(what: str, row_id: str) -> NotFound:
+    """To be raised."""
+    return NotFound(what=what, name=row_id[:255])
+
+
+def get_allowed(connection: Connection, call: Call, table: Table, row_id: str, *, what: str, target: Any) -> Row[Any]:
+    """A row that the caller may do this to. target: from a row to the target of the policy.
+
+    Who may not is told so whether the row is there or not, so that nobody learns which ids exist.
+    """
+    row = find_row(connection, table, row_id)
+    call.enforce(target(row) if row is not None else None)
+    if row is None:
+        raise missing(what, row_id)
+    return row
+
+
+def add_row(connection: Connection, table: Table, *, what: str, **values: object) -> Row[Any]:
+    """Insert and read back. Raises `Duplicate` with a sentence that names the row."""
+    try:
+        with connection.begin_nested():
+            connection.execute(insert(table).values(**values))
+    except Exception as error:
+        translated = _translated(error)
+        if isinstance(translated, Duplicate):
+            raise Duplicate(table=table.name, reason=duplicate_sentence(what, values)) from error
+        raise
+    return get_row(connection, table, str(values["id"]), what=what)
+
+
+def duplicate_sentence(what: str, values: Mapping[str, object]) -> str:
+    """For a 409."""
+    name = values.get("name", values.get("id", ""))
+    return f"Conflict occurred attempting to store {what} - Duplicate entry found with name {str(name)[:255]}."
+
+
+def _translated(error: Exception) -> object:
+    from sqlalchemy.exc import IntegrityError
+
+    from control.db import translate_integrity
+    return translate_integrity(error) if isinstance(error, IntegrityError) else None
+
+
+def change_row(connection: Connection, table: Table, row_id: str, values: Mapping[str, object], *, what: str) -> Row[Any]:
+    """Update and read back. Raises `NotFound`, `Duplicate`."""
+    if values:
+        try:
+            with connection.begin_nested():
+                connection.execute(update(table).where(table.c.id == row_id).values(**values))
+        except Exception as error:
+            if isinstance(_translated(error), Duplicate):
+                raise Duplicate(table=table.name, reason=duplicate_sentence(what, values)) from error
+            raise
+    return get_row(connection, table, row_id, what=what)
+
+
+def drop_row(connection: Connection, table: Table, row_id: str, *, what: str) -> None:
+    """Delete one row. Raises `NotFound`."""
+    if not connection.execute(delete(table).where(table.c.id == row_id)).rowcount:
+        raise missing(what, row_id)
+
+
+def free_attributes(given: Mapping[str, Any], known: Iterable[str], old: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a client sent beyond the known attributes is kept and given back; None removes. Raises `BadRequest` for too many."""
+    names = frozenset(known) | {"links", "id"}
+    out = dict(old or {})
+    for name, value in given.items():
+        if name in names:
+            continue
+        out[name] = value
+    if len(out) > _EXTRA_MAX:
+        raise BadRequest(reason=f"There may be at most {_EXTRA_MAX} attributes beyond the known ones.")
+    return out
+
+
+def same_or_absent(given: Mapping[str, Any], name: str, have: object) -> None:
+    """An attribute that cannot be changed may be sent as it is. Raises `BadRequest`."""
+    if name in given and given[name] != have:
+        raise BadRequest(reason=f"{name} cannot be changed.")
+
+
+def self_link(call: Call, path: str) -> dict[str, str]:
+    """`links` of a resource."""
+    return {"self": f"{call.base}/v3/{path}"}

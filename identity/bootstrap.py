@@ -1,0 +1,208 @@
+"""What has to be there before anybody can log in: made at the first start, completed and brought up to date at every later one.
+
+Roles, the default domain, an administrator, the catalog of this node, and one project per account of the configuration, so that
+`AUTH_<account>` is the same account whichever way one logs in. Everything is found by ids and names that do not change between
+starts; what an administrator changed through the API stays as it is, unless the configuration itself says something new.
+"""
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from control.db import ensure_row
+from identity.base import find_row, new_id
+from identity.effective import SYSTEM
+from identity.model import (
+    DEFAULT_DOMAIN,
+    ROOT,
+    assignment,
+    endpoint,
+    project,
+    region,
+    role,
+    role_implies,
+    service,
+    user,
+)
+from identity.scopes import CONFINED
+from identity.state import Identity, make_counter
+
+ROLES = ("admin", "manager", "member", "reader", "service")
+_IMPLIED = (("admin", "manager"), ("manager", "member"), ("member", "reader"))
+ADMIN = "admin"
+RESERVED = frozenset({"admin", "service"})       # names of ours, which no account takes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogSeed:
+    """A service of this node and its URL, in which %(project_id)s and %(host)s may stand."""
+
+    type: str
+    name: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserSeed:
+    """A user of the configuration. Exactly one of key and key_hash is not None; is_admin: of its account."""
+
+    account: str
+    name: str
+    key: str | None
+    key_hash: str | None
+    is_admin: bool
+
+    @property
+    def id(self) -> str:
+        """The same at every start."""
+        return hashlib.sha256(f"{self.account}\0{self.name}".encode()).hexdigest()[:32]
+
+    @property
+    def login(self) -> str:
+        """As it is called in the default domain: "demo" for demo:demo, else "account:user"."""
+        is_short = self.account == self.name and self.name not in RESERVED
+        return self.name if is_short else f"{self.account}:{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seed:
+    """All that a start brings along. print_key: secret, for telling whether a password of the configuration is a new one."""
+
+    admin_password: str
+    print_key: bytes
+    region: str = "RegionOne"
+    catalog: tuple[CatalogSeed, ...] = ()
+    users: tuple[UserSeed, ...] = field(default=())
+
+
+def project_name(account: str) -> str:
+    """The account's, unless that is a name of ours."""
+    return f"{account} (account)" if account in RESERVED else account
+
+
+def bootstrap(connection: Connection, state: Identity, seed: Seed) -> None:
+    """One transaction; may be repeated."""
+    make_counter(connection)
+    _make_domains(connection)
+    roles = _make_roles(connection)
+    _make_admin(connection, state, seed, roles)
+    _make_catalog(connection, seed)
+    _make_accounts(connection, state, seed, roles)
+    state.change(connection)
+
+
+def _make_domains(connection: Connection) -> None:
+    for row_id, name, domain_id, parent in ((ROOT, "<root>", ROOT, None), (DEFAULT_DOMAIN, "Default", ROOT, ROOT)):
+        ensure_row(connection, project, {"id": row_id}, {
+            "name": name, "domain_id": domain_id, "parent_id": parent, "is_domain": True, "enabled": True,
+            "description": "The default domain" if row_id else None, "options": {}, "extra": {}})
+
+
+def _make_roles(connection: Connection) -> dict[str, str]:
+    """Name to id."""
+    for name in ROLES:
+        ensure_row(connection, role, {"name": name, "domain_id": ROOT}, {
+            "id": new_id(), "description": None, "options": {"immutable": True} if name == ADMIN else {}, "extra": {}})
+    ids = {row.name: row.id for row in connection.execute(select(role).where(role.c.domain_id == ROOT, role.c.name.in_(ROLES)))}
+    for prior, implied in _IMPLIED:
+        ensure_row(connection, role_implies, {"prior_id": ids[prior], "implied_id": ids[implied]})
+    return ids
+
+
+def _make_admin(connection: Connection, state: Identity, seed: Seed, roles: dict[str, str]) -> None:
+    """User admin with role admin on the project admin, the default domain and the system."""
+    _make_project(connection, new_id(), ADMIN, "Administration", {})
+    _make_project(connection, new_id(), "service", "Users that are services", {})
+    project_id = connection.execute(select(project.c.id).where(project.c.domain_id == DEFAULT_DOMAIN,
+                                                               project.c.name == ADMIN)).scalar_one()
+    there = connection.execute(select(user.c.id).where(user.c.domain_id == DEFAULT_DOMAIN, user.c.name == ADMIN)).scalar()
+    user_id = _put_user(connection, state, there or new_id(), ADMIN, project_id, _print(seed, seed.admin_password),
+                        password=seed.admin_password, key_hash=None)
+    for kind, target in (("project", project_id), ("domain", DEFAULT_DOMAIN), ("system", SYSTEM)):
+        _grant(connection, user_id, kind, target, roles[ADMIN])
+
+
+def _make_project(connection: Connection, row_id: str, name: str, description: str, options: dict[str, object]) -> None:
+    ensure_row(connection, project, {"id": row_id}, {
+        "name": name, "domain_id": DEFAULT_DOMAIN, "parent_id": DEFAULT_DOMAIN, "is_domain": False, "enabled": True,
+        "description": description, "options": options, "extra": {}})
+
+
+def _put_user(connection: Connection, state: Identity, user_id: str, name: str, project_id: str, source: str, *,
+              password: str | None, key_hash: str | None) -> str:
+    """Make it, or give it the new password if the source is not what it was. Hashing takes 50 ms, so only then."""
+    row = find_row(connection, user, user_id)
+    if row is not None and row.source_print == source:
+        return user_id
+    hashed = key_hash if key_hash is not None else state.passwords.hash_here(password or "")
+    now_us = state.clock.now_us()
+    if row is None:
+        connection.execute(insert(user).values(
+            id=user_id, domain_id=DEFAULT_DOMAIN, name=name, enabled=True, description=None, email=None, extra={}, options={},
+            default_project_id=project_id, password_hash=hashed, password_changed_us=now_us, password_expires_us=None,
+            must_change_password=False, failed_count=0, failed_us=None, last_active_us=None, created_us=now_us,
+            source_print=source))
+        return user_id
+    state.revoke(connection, "user", user_id)
+    connection.execute(update(user).where(user.c.id == user_id).values(
+        password_hash=hashed, password_changed_us=now_us, source_print=source, enabled=True, failed_count=0, failed_us=None))
+    return user_id
+
+
+def _grant(connection: Connection, user_id: str, kind: str, target_id: str, role_id: str) -> None:
+    ensure_row(connection, assignment, {"actor_kind": "user", "actor_id": user_id, "target_kind": kind, "target_id": target_id,
+                                        "role_id": role_id, "is_inherited": False})
+
+
+def _print(seed: Seed, secret: str) -> str:
+    return hmac.digest(seed.print_key, b"identity source\0" + secret.encode(), "sha256").hex()
+
+
+def _make_catalog(connection: Connection, seed: Seed) -> None:
+    """Services by their type; endpoints by service, interface and region, whose URL follows the listeners of this node."""
+    ensure_row(connection, region, {"id": seed.region}, {"description": "", "parent_region_id": None, "extra": {}})
+    for one in seed.catalog:
+        service_id = connection.execute(select(service.c.id).where(service.c.type == one.type).order_by(service.c.id)).scalar()
+        if service_id is None:
+            service_id = new_id()
+            connection.execute(insert(service).values(id=service_id, type=one.type, name=one.name, enabled=True, description=None,
+                                                      extra={}))
+        for interface in ("public", "internal", "admin"):
+            where = (endpoint.c.service_id == service_id, endpoint.c.interface == interface, endpoint.c.region_id == seed.region)
+            if connection.execute(select(endpoint.c.id).where(*where)).first() is None:
+                connection.execute(insert(endpoint).values(id=new_id(), service_id=service_id, region_id=seed.region,
+                                                           interface=interface,
+                                                           url=one.url, enabled=True, extra={"managed_by": "node"}))
+            else:
+                mine = [row.id for row in connection.execute(select(endpoint).where(*where))
+                        if row.extra.get("managed_by") == "node"]
+                connection.execute(update(endpoint).where(endpoint.c.id.in_(mine)).values(url=one.url))
+
+
+def _make_accounts(connection: Connection, state: Identity, seed: Seed, roles: dict[str, str]) -> None:
+    """A project per account, confined: whoever administers an account administers nothing else."""
+    for account in dict.fromkeys(one.account for one in seed.users):
+        _make_project(connection, account, project_name(account), "Account of the configuration", {CONFINED: True})
+    for one in seed.users:
+        source = _print(seed, one.key if one.key is not None else one.key_hash or "")
+        _put_user(connection, state, one.id, one.login, one.account, source, password=one.key, key_hash=one.key_hash)
+        if one.is_admin:
+            _grant(connection, one.id, "project", one.account, roles[ADMIN])
+        else:
+            connection.execute(delete(assignment).where(
+                assignment.c.actor_kind == "user", assignment.c.actor_id == one.id, assignment.c.target_kind == "project",
+                assignment.c.target_id == one.account, assignment.c.role_id == roles[ADMIN]))
+    _disable_removed(connection, state, {one.id for one in seed.users})
+
+
+def _disable_removed(connection: Connection, state: Identity, kept: Iterable[str]) -> None:
+    """Users that came from the configuration and are not in it any more. They come back with it, with a password set anew."""
+    rows = connection.execute(select(user.c.id).where(user.c.source_print.is_not(None), user.c.enabled.is_(True),
+                                                      user.c.domain_id == DEFAULT_DOMAIN, user.c.name != ADMIN)).scalars().all()
+    for user_id in set(rows) - set(kept):
+        state.revoke(connection, "user", user_id)
+        connection.execute(update(user).where(user.c.id == user_id).values(enabled=False, source_print="removed"))
