@@ -1,6 +1,6 @@
 """The row databases of one device: journal first, applied in batches, listed by one thread.
 
-A row is acknowledged when its journal record is durable; it is applied, 64 at a time, in the store's thread, and every
+A row is acknowledged when its journal record is durable; it is applied, up to 256 at a time, in the store's thread, and every
 read of a database applies what is queued for it first. Checkpoints (synced) let the journal forget rows.
 
 One class serves containers (rows are objects) and accounts (rows are containers): `space` tells them apart.
@@ -28,7 +28,9 @@ from container.wire import Figures, PageAnswer, PageRequest, Row, pack_row, unpa
 
 log = get_logger("container.store")
 T = TypeVar("T")
-APPLY_ROWS_MAX = 64
+APPLY_ROWS_MAX = 1024                    # in one transaction
+APPLY_ROWS_SOON = 1024                   # so many rows do not wait for others
+APPLY_S = 0.2                            # how long rows gather; whoever reads applies them first
 PROMISE_WAIT_S = 0.5
 CHECKPOINT_S = 30.0
 HINTS_AT_ONCE = 256
@@ -95,6 +97,8 @@ class RowStore:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="rows")
         self._loop = asyncio.get_running_loop()
         self._is_applying = False
+        self._apply_timer: asyncio.TimerHandle | None = None
+        self._gathered_count = 0                                 # rows in `_incoming`
         self._is_closing = False
         self._settled: dict[bytes, asyncio.Event] = {}
         self._instances: dict[bytes, tuple[bytes, bool, int]] = {}
@@ -121,8 +125,9 @@ class RowStore:
     async def close(self) -> None:
         """Apply and checkpoint everything."""
         self._is_closing = True
-        if self._checkpointer is not None:
-            self._checkpointer.cancel()
+        for timer in (self._checkpointer, self._apply_timer):
+            if timer is not None:
+                timer.cancel()
         if self._checkpoint_task is not None:
             await asyncio.gather(self._checkpoint_task, return_exceptions=True)
         await self.checkpoint()
@@ -160,7 +165,7 @@ class RowStore:
                     done.set_exception(error)
                 return
             self._incoming.append((key, sequence, held_by, rows))
-            self._kick()
+            self._apply_soon(len(rows))
             if not done.done():
                 done.set_result(None)
 
@@ -236,8 +241,20 @@ class RowStore:
 
     # --- applying ------------------------------------------------------------------------------------------------
 
+    def _apply_soon(self, row_count: int) -> None:
+        """A transaction costs as much as ten rows, and nobody sees a row before it is asked for."""
+        self._gathered_count += row_count
+        if self._gathered_count >= APPLY_ROWS_SOON:
+            self._kick()
+        elif self._apply_timer is None:
+            self._apply_timer = self._loop.call_later(APPLY_S, self._kick)
+
     def _kick(self) -> None:
+        if self._apply_timer is not None:
+            self._apply_timer.cancel()
+            self._apply_timer = None
         if not self._is_applying:
+            self._gathered_count = 0
             self._is_applying = True
             self._pool.submit(self._apply_all).add_done_callback(
                 lambda done: self._loop.call_soon_threadsafe(self._applied, done.exception()))
@@ -302,7 +319,7 @@ class RowStore:
             if not self._is_closing:
                 self._loop.call_later(RETRY_S, self._kick)
         elif self._incoming:
-            self._kick()
+            self._apply_soon(0)
         self._need_checkpoint()
 
     def _with_broker(self, key: bytes, use: Callable[[Broker], T], default: T) -> T:
