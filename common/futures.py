@@ -3,9 +3,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
+
+from common.errors import TransportLost
 
 T = TypeVar("T")
+R_contra = TypeVar("R_contra", contravariant=True)
 
 
 def mapped(future: asyncio.Future[Any], convert: Callable[[Any], T]) -> asyncio.Future[T]:
@@ -32,6 +35,36 @@ def mapped(future: asyncio.Future[Any], convert: Callable[[Any], T]) -> asyncio.
     future.add_done_callback(finish)
     result.add_done_callback(lambda r: future.cancel() if r.cancelled() else None)
     return result
+
+
+class Sink(Protocol[R_contra]):
+    """Who takes one answer, as soon as it is there: a future, or something cheaper that is called without the loop."""
+
+    def done(self) -> bool:
+        """Nobody waits for the answer any more."""
+
+    def set_result(self, result: R_contra, /) -> None: ...
+    def set_exception(self, exception: BaseException, /) -> None: ...
+
+
+def pour(future: asyncio.Future[T], into: Sink[T] | None) -> asyncio.Future[T] | Sink[T]:
+    """Give what `future` brings to `into`; who waits. Without one, whoever called waits for the future."""
+    if into is None:
+        return future
+    sink = into
+
+    def finish(finished: asyncio.Future[T]) -> None:
+        if sink.done():
+            ignore(finished)
+        elif finished.cancelled():
+            sink.set_exception(TransportLost(peer="", reason="the work was stopped"))
+        elif (error := finished.exception()) is not None:
+            sink.set_exception(error)
+        else:
+            sink.set_result(finished.result())
+
+    future.add_done_callback(finish)
+    return sink
 
 
 def ignore(future: asyncio.Future[Any]) -> None:

@@ -2,13 +2,17 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Protocol
 
 from isal import isal_zlib
 
 
-def crc32(data: bytes | bytearray | memoryview, start: int = 0) -> int:
-    """CRC-32 (zlib's polynomial), continued from `start`."""
-    return isal_zlib.crc32(data, start)
+class _Crc(Protocol):
+    def __call__(self, data: bytes | bytearray | memoryview, start: int = 0, /) -> int: ...
+
+
+# CRC-32 (zlib's polynomial) of data, continued from start. No function of our own: forty calls in a PUT
+crc32: _Crc = isal_zlib.crc32
 
 
 def md5_hex(data: bytes | bytearray | memoryview) -> str:

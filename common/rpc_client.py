@@ -31,6 +31,7 @@ from common.frames import (
     UPLOAD,
     WELCOME,
 )
+from common.futures import Sink
 from common.handshake import ClientHandshake, Credentials, Peer
 from common.link import Link, is_allowed_uid
 from common.log import Repeats, get_logger
@@ -56,7 +57,7 @@ class _Pending:
 
     __slots__ = ("body", "deadline_s", "fields", "future", "is_sent", "op", "resend")
 
-    def __init__(self, future: asyncio.Future[Reply], op: int, fields: Sequence[object], body: bytes | memoryview,
+    def __init__(self, future: asyncio.Future[Reply] | Sink[Reply], op: int, fields: Sequence[object], body: bytes | memoryview,
                  deadline_s: float, resend: bool) -> None:
         self.future, self.op, self.fields, self.body = future, op, fields, body
         self.deadline_s, self.resend, self.is_sent = deadline_s, resend, False
@@ -110,7 +111,14 @@ class RpcClient:
 
     def call(self, op: int, fields: Sequence[object], body: bytes | memoryview = b"", *, timeout_s: float,
              resend: bool = False) -> asyncio.Future[Reply]:
-        """Send a request; the future gives (fields, body) of the answer.
+        """Send a request; the future gives (fields, body) of the answer. See `call_into`."""
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        self.call_into(future, op, fields, body, timeout_s=timeout_s, resend=resend)
+        return future
+
+    def call_into(self, into: asyncio.Future[Reply] | Sink[Reply], op: int, fields: Sequence[object],
+                  body: bytes | memoryview = b"", *, timeout_s: float, resend: bool = False) -> None:
+        """Send a request; (fields, body) of the answer go to `into`.
 
         It fails with the handler's error, `DeadlineExceeded`, `TransportLost` (the request may have been executed),
         `HandshakeRefused`, or `Overloaded` (nothing was sent). Without a connection the call waits for one until its
@@ -119,18 +127,17 @@ class RpcClient:
         Raises `BodyTooLarge`, `TypeError` for what no frame can hold.
         """
         deadline_s = self._loop.time() + timeout_s
-        pending = _Pending(self._loop.create_future(), op, fields, body, deadline_s, resend)
+        pending = _Pending(into, op, fields, body, deadline_s, resend)
         link = self._link
         if link is None or self.faults is not None:
             self._begin(self._take_id(), pending, int(timeout_s * 1000))
-            return pending.future
+            return
         call_id = self._take_id()                                # as `_begin`; this is the data path
         link.send(call_id, op, (int(timeout_s * 1000), *fields), body)
         pending.is_sent = True
         self._calls[call_id] = pending
         if deadline_s < self._timer_at_s:
             self._arm(deadline_s)
-        return pending.future
 
     def open_upload(self, op: int, fields: Sequence[object], *, timeout_s: float) -> Upload:
         """A request whose body follows in chunks. timeout_s bounds each wait, not the whole."""
@@ -146,9 +153,10 @@ class RpcClient:
         call_id = client._take_id()
         flow = client._in[call_id] = InFlow(partial(client._send_frame, call_id, op), wait_s=timeout_s)
         try:
-            pending = _Pending(self._loop.create_future(), op | DOWNLOAD, fields, body, self._loop.time() + timeout_s, False)
+            answer: asyncio.Future[Reply] = self._loop.create_future()
+            pending = _Pending(answer, op | DOWNLOAD, fields, body, self._loop.time() + timeout_s, False)
             client._begin(call_id, pending, int(timeout_s * 1000))
-            opened, _ = await pending.future
+            opened, _ = await answer
         except BaseException:
             if client._in.pop(call_id, None) is not None:        # not answered: whatever comes is not wanted
                 reset(partial(client._send_frame, call_id, op), StreamAborted(reason="nobody waits for it"))

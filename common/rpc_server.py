@@ -51,14 +51,41 @@ _log = get_logger("common.transport")
 
 
 class Call:
-    """One request. `body` belongs to the handler; `stream` is set if the client uploads; `deadline_s` is `loop.time()`'s."""
+    """One request. `body` belongs to the handler; `stream` is set if the client uploads; `deadline_s` is `loop.time()`'s.
 
-    __slots__ = ("body", "deadline_s", "fields", "op", "peer", "role", "stream")
+    A handler that returns LATER calls `answer` or `fail` once, afterwards.
+    """
 
-    def __init__(self, op: int, fields: list[Any], body: bytes, deadline_s: float, peer: str, role: str,
+    __slots__ = ("_flags", "_session", "_stream_id", "body", "deadline_s", "fields", "op", "stream")
+
+    def __init__(self, session: _Session, stream_id: int, op: int, fields: list[Any], body: bytes, deadline_s: float,
                  stream: InFlow | None) -> None:
-        self.op, self.fields, self.body, self.deadline_s = op, fields, body, deadline_s
-        self.peer, self.role, self.stream = peer, role, stream
+        self._session, self._stream_id, self._flags = session, stream_id, op
+        self.op, self.fields, self.body, self.deadline_s, self.stream = op & OP_MAX, fields, body, deadline_s, stream
+
+    @property
+    def peer(self) -> str:
+        """Who asks; the name that it has proved."""
+        return self._session.peer
+
+    @property
+    def role(self) -> str:
+        """What the peer is."""
+        return self._session.role
+
+    def answer(self, answer: Answered) -> None:
+        """What the handler promised by LATER."""
+        session = self._session
+        session.pending_count -= 1
+        session.answer(self._stream_id, self._flags, answer)
+        session.tell_idle()
+
+    def fail(self, error: BaseException) -> None:
+        """The same for an error."""
+        session = self._session
+        session.pending_count -= 1
+        session.fail(self._stream_id, self.op, error)
+        session.tell_idle()
 
 
 @dataclass(slots=True)
@@ -71,7 +98,8 @@ class Download:
 
 Answer = tuple[Sequence[object], bytes | memoryview]
 Answered = Answer | Download
-Handler = Callable[[Call], Answered | Awaitable[Answered]]
+Handler = Callable[[Call], Answered | Awaitable[Answered] | None]
+LATER = None                             # the handler answers by `Call.answer` when it can
 
 
 class RpcServer:
@@ -134,8 +162,8 @@ class _Session:
         self.link.on_lost = self._on_lost
         self.link.on_paused = self._on_paused
         self._handshake = ServerHandshake(server.credentials)
-        self._peer, self._role = "", ""
-        self._pending_count = 0
+        self.peer, self.role = "", ""
+        self.pending_count = 0
         self._in: dict[int, InFlow] = {}
         self._out: dict[int, tuple[OutFlow, asyncio.Task[None]]] = {}
         self._idle: list[asyncio.Future[None]] = []
@@ -145,7 +173,7 @@ class _Session:
         """Done when no answer is due."""
         waiter: asyncio.Future[None] = self.loop.create_future()
         self._idle.append(waiter)
-        self._tell_idle()
+        self.tell_idle()
         return waiter
 
     # -- before the peer has proved itself
@@ -177,7 +205,7 @@ class _Session:
     def _admit(self, proof: list[Any]) -> None:
         peer = self._handshake.verify(proof)
         self._settle_timer()
-        self._peer, self._role = peer.name, peer.role
+        self.peer, self.role = peer.name, peer.role
         self.link.trust(peer.name, FRAME_BYTES_MAX)
         self.link.receive = self._on_request if self.server.faults is None else self._on_frame
         self.link.send(0, WELCOME, ())
@@ -202,7 +230,7 @@ class _Session:
     def _on_frame(self, stream_id: int, op: int, fields: list[Any], body: bytes) -> None:
         """A frame, with faults."""
         assert self.server.faults is not None
-        self.server.faults.pass_on(Direction.FROM, self._peer, op & OP_MAX, fields[1:] if op >= OP_MIN else fields,
+        self.server.faults.pass_on(Direction.FROM, self.peer, op & OP_MAX, fields[1:] if op >= OP_MIN else fields,
                                    partial(self._on_request, stream_id, op, fields, body))
 
     def _on_request(self, stream_id: int, op: int, fields: list[Any], body: bytes) -> None:
@@ -215,50 +243,52 @@ class _Session:
         if type(wait_ms) is not int:
             self.link.abort("a request without a deadline")
             return
-        if self._pending_count >= PENDING_MAX:
-            self._fail(stream_id, name, Overloaded(what="unanswered calls of a connection", retry_after_s=1))
+        if self.pending_count >= PENDING_MAX:
+            self.fail(stream_id, name, Overloaded(what="unanswered calls of a connection", retry_after_s=1))
             return
         if op > OP_MAX and len(self._in) + len(self._out) >= STREAMS_MAX:
-            self._fail(stream_id, name, Overloaded(what="streams of a connection", retry_after_s=1))
+            self.fail(stream_id, name, Overloaded(what="streams of a connection", retry_after_s=1))
             return
         if handler is None:
-            self._fail(stream_id, name, UnknownError(remote_code="unknown_op", op=name))
+            self.fail(stream_id, name, UnknownError(remote_code="unknown_op", op=name))
             return
         stream: InFlow | None = None
         if op & UPLOAD:
             stream = self._in[stream_id] = InFlow(partial(self._send, stream_id, name), wait_s=wait_ms / 1000)
-        call = Call(name, fields, body, self.loop.time() + wait_ms / 1000, self._peer, self._role, stream)
+        call = Call(self, stream_id, op, fields, body, self.loop.time() + wait_ms / 1000, stream)
         try:
             answer = handler(call)
         except Exception as error:
-            self._fail(stream_id, name, error)
+            self.fail(stream_id, name, error)
             return
         if type(answer) is tuple:
-            self._answer(stream_id, op, answer)
+            self.answer(stream_id, op, answer)
+        elif answer is LATER:
+            self.pending_count += 1
         elif asyncio.isfuture(answer):
-            self._pending_count += 1
+            self.pending_count += 1
             answer.add_done_callback(partial(self._on_answer_done, stream_id, op))
         elif isinstance(answer, Download):
-            self._answer(stream_id, op, answer)
+            self.answer(stream_id, op, answer)
         else:
-            self._pending_count += 1
+            self.pending_count += 1
             task = self._track(cast("Any", answer))
             task.add_done_callback(partial(self._on_answer_done, stream_id, op))
 
     def _on_answer_done(self, stream_id: int, op: int, future: asyncio.Future[Answered]) -> None:
-        self._pending_count -= 1
+        self.pending_count -= 1
         if future.cancelled():
-            self._fail(stream_id, op & OP_MAX, TransportLost(peer=self.server.credentials.name, reason="the handler was stopped"))
+            self.fail(stream_id, op & OP_MAX, TransportLost(peer=self.server.credentials.name, reason="the handler was stopped"))
         else:
             error = future.exception()
             if error is None:
-                self._answer(stream_id, op, future.result())
+                self.answer(stream_id, op, future.result())
             else:
-                self._fail(stream_id, op & OP_MAX, error)
-        if self._idle:
-            self._tell_idle()
+                self.fail(stream_id, op & OP_MAX, error)
+        self.tell_idle()
 
-    def _answer(self, stream_id: int, op: int, answer: Answered) -> None:
+    def answer(self, stream_id: int, op: int, answer: Answered) -> None:
+        """Send an answer; on a closed link nothing."""
         if not self.link.is_open:
             if isinstance(answer, Download):
                 self._track(_close_chunks(answer))
@@ -273,16 +303,16 @@ class _Session:
             else:
                 self._send(stream_id, op & OP_MAX, REPLY, *answer)
         except Exception as error:                               # what cannot be encoded: the client must not wait for it
-            self._fail(stream_id, op & OP_MAX, error)
+            self.fail(stream_id, op & OP_MAX, error)
         else:
             if self._in:
                 self._in.pop(stream_id, None)
 
-    def _fail(self, stream_id: int, op: int, error: BaseException) -> None:
+    def fail(self, stream_id: int, op: int, error: BaseException) -> None:
         """Answer an error. Only a `StorageError` travels as itself; anything else is a bug, logged here."""
         self._in.pop(stream_id, None)
         if not isinstance(error, StorageError):
-            _log.error("handler failed", op=op, peer=self._peer, exc=error)
+            _log.error("handler failed", op=op, peer=self.peer, exc=error)
             error = UnknownError(remote_code=type(error).__name__)
         send_error(partial(self._send, stream_id, op), ERROR, error)
 
@@ -292,7 +322,7 @@ class _Session:
         if faults is None:
             self.link.send(stream_id, kind, fields, body)
         else:
-            faults.pass_on(Direction.TO, self._peer, op, fields, partial(self.link.send, stream_id, kind, fields, body))
+            faults.pass_on(Direction.TO, self.peer, op, fields, partial(self.link.send, stream_id, kind, fields, body))
 
     # -- streams
 
@@ -323,7 +353,7 @@ class _Session:
         flow = OutFlow(send, self.link.drain, wait_s=STREAM_STALL_S)
         task = self._track(self._pump(stream_id, op, answer, flow))
         self._out[stream_id] = flow, task
-        self._pending_count += 1
+        self.pending_count += 1
         task.add_done_callback(partial(self._on_pumped, stream_id))
 
     async def _pump(self, stream_id: int, op: int, answer: Download, flow: OutFlow) -> None:
@@ -335,7 +365,7 @@ class _Session:
         except StorageError as error:
             reset(send, error)
         except Exception as error:
-            _log.error("download failed", op=op, peer=self._peer, exc=error)
+            _log.error("download failed", op=op, peer=self.peer, exc=error)
             reset(send, UnknownError(remote_code=type(error).__name__))
         finally:
             await _close_chunks(answer)
@@ -348,8 +378,8 @@ class _Session:
 
     def _on_pumped(self, stream_id: int, task: asyncio.Task[None]) -> None:
         self._out.pop(stream_id, None)
-        self._pending_count -= 1
-        self._tell_idle()
+        self.pending_count -= 1
+        self.tell_idle()
 
     # -- the connection
 
@@ -365,9 +395,9 @@ class _Session:
     def _on_lost(self, reason: str) -> None:
         self._settle_timer()
         self.server.sessions.discard(self)
-        if self._peer:
-            _log.info("peer disconnected", peer=self._peer, reason=reason)
-        error = TransportLost(peer=self._peer, reason=reason)
+        if self.peer:
+            _log.info("peer disconnected", peer=self.peer, reason=reason)
+        error = TransportLost(peer=self.peer, reason=reason)
         for flow in self._in.values():
             flow.fail(error)
         self._in.clear()
@@ -378,8 +408,9 @@ class _Session:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def _tell_idle(self) -> None:
-        if self._pending_count == 0:
+    def tell_idle(self) -> None:
+        """Somebody may be waiting for the last answer."""
+        if self._idle and self.pending_count == 0:
             for waiter in self._idle:
                 if not waiter.done():
                     waiter.set_result(None)

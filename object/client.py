@@ -1,7 +1,8 @@
 """How other services talk to a device: one Protocol, by direct call when the owner is in this process, else framed.
 
-Every request of the register protocol answers a `Reply` at once when nothing has to be waited for, else a future of
-one: a look at an own device costs no scheduling at all. Errors are ours, raised or set in the future.
+Every request of the register protocol answers a `Reply` at once when nothing has to be waited for: a look at an own device
+costs no scheduling at all. Else the reply comes later, to `into`, or to a future if that was not given. Errors are ours,
+raised or given to whoever waits.
 """
 from __future__ import annotations
 
@@ -25,13 +26,14 @@ from object.wire import (
     OP_OWES,
     OP_READ_BODY,
     OP_STAGE,
+    Answer,
     Reply,
+    ReplySink,
     Version,
     reply_from_wire,
 )
 
 T = TypeVar("T")
-Answer = Reply | asyncio.Future[Reply]
 HINTS_S = 0.05                           # how long hints gather: they are no news before seconds have passed
 PIECE_BYTES = 16 * BLOCK_BYTES           # what one read of a large body brings: 1 MiB
 
@@ -48,15 +50,18 @@ class Stage(Protocol):
 
 
 class ObjectClient(Protocol):
-    """One device. Raises `TransportLost`, `DeadlineExceeded` and what `Owner` raises."""
+    """One device. Raises `TransportLost`, `DeadlineExceeded` and what `Owner` raises.
+
+    into: gets the reply, or the error, if it comes later than the call returns; by default a new future, which is returned.
+    """
 
     device_id: int
     is_local: bool
 
     def look(self, key: bytes, ballot: Stamp | None, *, seen_us: int, is_durable: bool, read_body: bool,
-             timeout_s: float) -> Answer: ...
+             timeout_s: float, into: ReplySink | None = None) -> Answer: ...
     def accept(self, key: bytes, ballot: Stamp, version: Version, mode: int, *, seen_us: int, is_durable: bool,
-               body: bytes | None, timeout_s: float) -> Answer: ...
+               body: bytes | None, timeout_s: float, into: ReplySink | None = None) -> Answer: ...
     def learn(self, key: bytes, ballot: Stamp, version: Version, *, body: bytes | None, timeout_s: float) -> Answer: ...
     def owed(self, key: bytes, stamp: Stamp, *, timeout_s: float) -> asyncio.Future[None] | None: ...
     async def owes(self, key: bytes, stamp: Stamp, *, timeout_s: float) -> bool: ...
@@ -75,12 +80,12 @@ class LocalObjectClient:
         self.device_id, self._owner = device_id, owner
 
     def look(self, key: bytes, ballot: Stamp | None, *, seen_us: int, is_durable: bool, read_body: bool,
-             timeout_s: float) -> Answer:
-        return self._owner.look(key, ballot, seen_us=seen_us, is_durable=is_durable, read_body=read_body)
+             timeout_s: float, into: ReplySink | None = None) -> Answer:
+        return self._owner.look(key, ballot, seen_us=seen_us, is_durable=is_durable, read_body=read_body, into=into)
 
     def accept(self, key: bytes, ballot: Stamp, version: Version, mode: int, *, seen_us: int, is_durable: bool,
-               body: bytes | None, timeout_s: float) -> Answer:
-        return self._owner.accept(key, ballot, version, mode, seen_us=seen_us, is_durable=is_durable, body=body)
+               body: bytes | None, timeout_s: float, into: ReplySink | None = None) -> Answer:
+        return self._owner.accept(key, ballot, version, mode, seen_us=seen_us, is_durable=is_durable, body=body, into=into)
 
     def learn(self, key: bytes, ballot: Stamp, version: Version, *, body: bytes | None, timeout_s: float) -> Answer:
         return self._owner.learn(key, ballot, version, body=body)
@@ -148,19 +153,24 @@ class RemoteObjectClient:
         self._done: list[tuple[bytes, bytes]] = []
 
     def look(self, key: bytes, ballot: Stamp | None, *, seen_us: int, is_durable: bool, read_body: bool,
-             timeout_s: float) -> Answer:
+             timeout_s: float, into: ReplySink | None = None) -> Answer:
         fields = (self.device_id, self._ring_version(), key, ballot, seen_us, is_durable, read_body)
-        return _reply_of(self._rpc.call(OP_LOOK, fields, timeout_s=timeout_s, resend=True))
+        return self._ask(OP_LOOK, fields, b"", timeout_s, into)
 
     def accept(self, key: bytes, ballot: Stamp, version: Version, mode: int, *, seen_us: int, is_durable: bool,
-               body: bytes | None, timeout_s: float) -> Answer:
+               body: bytes | None, timeout_s: float, into: ReplySink | None = None) -> Answer:
         fields = (self.device_id, self._ring_version(), key, ballot, version.packed, int(mode), seen_us, is_durable,
                   body is not None)
-        return _reply_of(self._rpc.call(OP_ACCEPT, fields, body or b"", timeout_s=timeout_s, resend=True))
+        return self._ask(OP_ACCEPT, fields, body or b"", timeout_s, into)
 
     def learn(self, key: bytes, ballot: Stamp, version: Version, *, body: bytes | None, timeout_s: float) -> Answer:
         fields = (self.device_id, self._ring_version(), key, ballot, version.packed, body is not None)
-        return _reply_of(self._rpc.call(OP_LEARN, fields, body or b"", timeout_s=timeout_s, resend=True))
+        return self._ask(OP_LEARN, fields, body or b"", timeout_s, None)
+
+    def _ask(self, op: int, fields: tuple[object, ...], body: bytes, timeout_s: float, into: ReplySink | None) -> ReplySink:
+        sink = into if into is not None else asyncio.get_running_loop().create_future()
+        self._rpc.call_into(_Decoded(sink), op, fields, body, timeout_s=timeout_s, resend=True)
+        return sink
 
     def owed(self, key: bytes, stamp: Stamp, *, timeout_s: float) -> asyncio.Future[None] | None:
         fields = (self.device_id, self._ring_version(), key, stamp)
@@ -211,10 +221,25 @@ class RemoteStage:
         self._upload.abort()
 
 
-def _reply_of(future: asyncio.Future[tuple[list[Any], bytes]]) -> asyncio.Future[Reply]:
-    return mapped(future, _decode)
+class _Decoded:
+    """Takes an answer of the wire and gives its reply on."""
 
+    __slots__ = ("_sink",)
 
-def _decode(answer: tuple[list[Any], bytes]) -> Reply:
-    fields, body = answer
-    return reply_from_wire(fields[:5], body if fields[5] else None)
+    def __init__(self, sink: ReplySink) -> None:
+        self._sink = sink
+
+    def done(self) -> bool:
+        return self._sink.done()
+
+    def set_result(self, answer: tuple[list[Any], bytes], /) -> None:
+        fields, body = answer
+        try:
+            reply = reply_from_wire(fields[:5], body if fields[5] else None)
+        except Exception as error:       # a peer that answers nonsense
+            self._sink.set_exception(error)
+            return
+        self._sink.set_result(reply)
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        self._sink.set_exception(exception)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -119,7 +120,7 @@ class Device:
         self.usage: dict[int, int] = {}
         self.peers = PeerMarks()
         self._beside = _Beside()
-        self._unplaced: list[tuple[Held, int]] = []
+        self._unplaced: deque[tuple[Held, int]] = deque()        # in order of their sequences
         self._handles: dict[int, int] = {}                       # of segments that are read
         self.displaced_bodies: list[str] = []
         self.is_full = False
@@ -356,8 +357,7 @@ class Device:
             self._warm[key] = held
         return held
 
-    def put(self, key: bytes, ballot: Stamp, version: Version, state: int, body: bytes | None) -> int:
-        before = self.get(key)
+    def put(self, key: bytes, before: Held | None, ballot: Stamp, version: Version, state: int, body: bytes | None) -> int:
         if self.is_full and version.kind == Kind.LIVE and (before is None or before.version.stamp != version.stamp):
             raise DeviceFull(device=self.identity.name, free_bytes=self.free_bytes)
         keeps = before is not None and before.version.body_id == version.body_id and version.body_id != 0
@@ -404,8 +404,9 @@ class Device:
 
     def append_row(self, record_type: RecordType, meta: bytes) -> int:
         """A container or account row; applied by its store after the sync."""
-        self._beside.data_sequence = self.journal.append(record_type, meta)
-        return self._beside.data_sequence
+        self._beside.data_sequence = sequence = self.journal.append(record_type, meta)
+        self.journal.note_listed(sequence)
+        return sequence
 
     def append_peer_mark(self, device_id: str, mark: PeerMark) -> int:
         """Remember what a peer showed."""
@@ -453,17 +454,17 @@ class Device:
     def committed(self, batch: Batch) -> None:
         """In the loop, after `Journal.write`: the rows of the batch get their place."""
         self.journal.committed(batch)
-        last, unplaced = batch.last_sequence, []
-        for held, sequence in self._unplaced:
-            if sequence > last:
-                unplaced.append((held, sequence))
-                continue
-            held.segment, held.offset, held.length = batch.location(sequence)
-            self.usage[held.segment] = self.usage.get(held.segment, 0) + held.length
-        self._unplaced = unplaced
-        for row in batch.rows:
-            if row.type in ROW_TYPES:
-                self._beside.row_segments[batch.segment] = row.sequence
+        last, first = batch.last_sequence, batch.first_sequence
+        segment, start, relative, live_bytes = batch.segment, batch.offset, batch.relative, 0
+        unplaced = self._unplaced
+        while unplaced and unplaced[0][1] <= last:
+            held, sequence = unplaced.popleft()
+            offset, held.length = relative[sequence - first]
+            held.segment, held.offset = segment, start + offset
+            live_bytes += held.length
+        self.usage[segment] = self.usage.get(segment, 0) + live_bytes
+        if batch.last_listed:
+            self._beside.row_segments[batch.segment] = batch.last_listed
 
     def rows_covered(self, sequence: int) -> None:
         """Every container and account row up to `sequence` is in a synced checkpoint of its database."""

@@ -32,7 +32,8 @@ SEGMENT_MAGIC, BATCH_MAGIC = b"HFSEGMNT", b"HFBA"
 _SEGMENT = struct.Struct(">8sHH16sQQQQQQQI")
 _BATCH = struct.Struct(">4sHH16sQQIQQI")
 _RECORD = struct.Struct(">BBHIIQI")
-_RECORD_CHECKED = _RECORD.size - 4
+_CHECKED = struct.Struct(">BBHIIQ")      # a record's header without its crc
+_RECORD_CHECKED = _CHECKED.size
 BATCH_HEADER_BYTES, RECORD_HEADER_BYTES = _BATCH.size, _RECORD.size
 SEGMENT_DROPPED = 1                      # compaction took what lived here: only this page is left, so that the chain holds
 FLAG_MOVED = 1                           # a copy made by compaction: consumers of the journal skip it
@@ -129,11 +130,11 @@ def decode_segment_header(page: bytes) -> SegmentHeader:
 
 def encode_record(record_type: int, meta: bytes, body: bytes | memoryview, *, sequence: int, flags: int = 0) -> bytes:
     """Header and meta; the body follows as it is (no copy)."""
-    head = _RECORD.pack(record_type, flags, 0, len(meta), len(body), sequence, 0)[:_RECORD_CHECKED]
+    head = _CHECKED.pack(record_type, flags, 0, len(meta), len(body), sequence)
     crc = crc32(meta, crc32(head))
     if body:
         crc = crc32(body, crc)
-    return b"".join((head, crc.to_bytes(4, "big"), meta))
+    return head + crc.to_bytes(4, "big") + meta
 
 
 def check_record(buf: bytes | memoryview) -> tuple[Record, memoryview]:

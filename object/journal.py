@@ -41,15 +41,11 @@ class Batch:
     length: int = BATCH_HEADER_BYTES
     segment: int = 0
     offset: int = 0
+    last_listed: int = 0                 # sequence of the last container or account row; 0: none
 
     @property
     def last_sequence(self) -> int:
         return self.first_sequence + len(self.relative) - 1
-
-    def location(self, sequence: int) -> tuple[int, int, int]:
-        """(segment, offset, length) of a record after `write`."""
-        relative, length = self.relative[sequence - self.first_sequence]
-        return self.segment, self.offset + relative, length
 
 
 class Journal:
@@ -89,20 +85,26 @@ class Journal:
                 self._full.append(batch)
             batch = self._gathering = Batch(sequence)
         head = encode_record(record_type, meta, body, sequence=sequence, flags=flags)
-        length = len(head) + len(body)
-        batch.relative.append((batch.length, length))
+        length = len(head)
         batch.parts.append(head)
         if body:
+            length += len(body)
             batch.parts.append(body)
+        batch.relative.append((batch.length, length))
         batch.length += length
         batch.rows.append(FooterRow(record_type, sequence, key, ballot, stamp))
         return sequence
+
+    def note_listed(self, sequence: int) -> None:
+        """The record that was just gathered is a row of a database."""
+        assert self._gathering is not None
+        self._gathering.last_listed = sequence
 
     @property
     def gathered_bytes(self) -> int:
         """Size of what waits to be written."""
         gathering = self._gathering.length if self._gathering is not None else 0
-        return gathering + sum(batch.length for batch in self._full)
+        return gathering + sum(batch.length for batch in self._full) if self._full else gathering
 
     def take_batch(self) -> Batch | None:
         """What was gathered first, for `write`; None when there is nothing."""

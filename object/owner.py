@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 
 from common.clock import Clock
 from common.errors import Corruption, DeviceUnavailable, NotCounted, Overloaded
+from common.futures import Sink, pour
 from common.log import Repeats, get_logger
 from common.timestamp import Stamp
 from object.bodies import BodyReader, BodyWriter
@@ -26,7 +27,7 @@ from object.journal import Batch
 from object.meters import OwnerMeters
 from object.peers import PeerMark
 from object.register import Held
-from object.wire import BodyState, Reply, Version
+from object.wire import Answer, BodyState, Reply, ReplySink, Version, whole
 
 log = get_logger("object.owner")
 T = TypeVar("T")
@@ -39,25 +40,33 @@ class Waiters(Generic[T]):
     """Answers that leave once the journal is synced up to their sequence."""
 
     def __init__(self) -> None:
-        self._queue: deque[tuple[int, asyncio.Future[T], T]] = deque()
+        self._queue: deque[tuple[int, Sink[T], T]] = deque()
 
     def add(self, sequence: int, answer: T) -> asyncio.Future[T]:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._queue.append((sequence, future, answer))
         return future
 
+    def add_into(self, sequence: int, answer: T, into: Sink[T] | None) -> asyncio.Future[T] | Sink[T]:
+        """The same into what the caller has; who waits."""
+        if into is None:
+            return self.add(sequence, answer)
+        self._queue.append((sequence, into, answer))
+        return into
+
     def release(self, synced: int) -> None:
         """In order of arrival: one that waits behind a later sequence waits one batch longer, never forever."""
-        while self._queue and self._queue[0][0] <= synced:
-            _, future, answer = self._queue.popleft()
-            if not future.done():
-                future.set_result(answer)
+        queue = self._queue
+        while queue and queue[0][0] <= synced:
+            _, sink, answer = queue.popleft()
+            if not sink.done():
+                sink.set_result(answer)
 
     def fail(self, error: Exception) -> None:
         while self._queue:
-            _, future, _ = self._queue.popleft()
-            if not future.done():
-                future.set_exception(error)
+            _, sink, _ = self._queue.popleft()
+            if not sink.done():
+                sink.set_exception(error)
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -107,27 +116,32 @@ class Owner:
     # --- the register protocol -----------------------------------------------------------------------------------
 
     def look(self, key: bytes, ballot: Stamp | None, *, seen_us: int, is_durable: bool,
-             read_body: bool) -> Reply | asyncio.Future[Reply]:
-        """See `Replica.look`. Raises `NotCounted`, `DeviceUnavailable`, `ClockRefused`, `Corruption`."""
+             read_body: bool, into: ReplySink | None = None) -> Answer:
+        """See `Replica.look`; `into` and the answer: see object/client.py.
+
+        Raises `NotCounted`, `DeviceUnavailable`, `ClockRefused`, `Corruption`.
+        """
         device = self.device
         if not device.standing.is_counted or device.fault:
-            return self._look_later(key, ballot, seen_us, is_durable, read_body)
+            return pour(self._look_later(key, ballot, seen_us, is_durable, read_body), into)
         reply = device.replica.look(key, ballot=ballot, now_us=self._clock.now_us(), seen_us=seen_us, is_durable=is_durable)
         if reply.wait_seq:
             self._kick()
             if not read_body:
-                return self._waiters.add(reply.wait_seq, reply)
-            return self._loop.create_task(self._with_body(key, reply))
+                return self._waiters.add_into(reply.wait_seq, reply, into)
+            return pour(self._loop.create_task(self._with_body(key, reply)), into)
         if read_body and reply.state == BodyState.INLINE:
-            return self._read_inline(key, reply, self.device.last_held)
+            answer = self._read_inline(key, reply, self.device.last_held)
+            return answer if isinstance(answer, Reply) else pour(answer, into)
         return reply
 
     def accept(self, key: bytes, ballot: Stamp, version: Version, mode: int, *, seen_us: int, is_durable: bool,
-               body: bytes | None) -> Reply | asyncio.Future[Reply]:
-        """See `Replica.accept`. Raises `Overloaded`, `DeviceFull`, `NotCounted`, `NoBody`, `ClockRefused`."""
+               body: bytes | None, into: ReplySink | None = None) -> Answer:
+        """See `Replica.accept`; `into`: as of `look`. Raises `Overloaded`, `DeviceFull`, `NotCounted`, `NoBody`, `ClockRefused`."""
         device = self.device
         if not device.standing.is_counted or device.fault:
-            return self._accept_later(key, ballot, version, mode, seen_us, is_durable, body)
+            answer = self._accept_later(key, ballot, version, mode, seen_us, is_durable, body)
+            return answer if isinstance(answer, Reply) else pour(answer, into)
         if device.journal.gathered_bytes > GATHERED_BYTES_MAX:
             raise Overloaded(what=f"journal of {self.name}", retry_after_s=1)
         reply = device.replica.accept(key, ballot=ballot, version=version, mode=mode, now_us=self._clock.now_us(),
@@ -138,7 +152,7 @@ class Owner:
         if not reply.wait_seq:
             return reply
         self._kick()
-        return self._waiters.add(reply.wait_seq, reply)
+        return self._waiters.add_into(reply.wait_seq, reply, into)
 
     def learn(self, key: bytes, ballot: Stamp, version: Version, *, body: bytes | None) -> Reply | asyncio.Future[Reply]:
         """See `Replica.learn`."""
@@ -175,11 +189,10 @@ class Owner:
         self._kick()
         return self._waiters.add(reply.wait_seq, reply) if reply.wait_seq else reply
 
-    async def _after_compare(self, again: Callable[[], Reply | asyncio.Future[Reply]]) -> Reply:
+    async def _after_compare(self, again: Callable[[], Answer]) -> Reply:
         """A device that has just started answers once its peers have compared what they remember of it."""
         await asyncio.shield(self._compared)
-        answer = again()
-        return answer if isinstance(answer, Reply) else await answer
+        return await whole(again())
 
     async def _with_body(self, key: bytes, reply: Reply) -> Reply:
         await self._waiters.add(reply.wait_seq, reply)
@@ -284,8 +297,7 @@ class Owner:
         """Make a written body durable under its name; the reply is a look."""
         trailer_crc = await self.in_body_pool(lambda: writer.finish(key, body_id, path))
         self.device.staged(key, body_id, trailer_crc)
-        answer = self.look(key, None, seen_us=0, is_durable=False, read_body=False)
-        return answer if isinstance(answer, Reply) else await answer
+        return await whole(self.look(key, None, seen_us=0, is_durable=False, read_body=False))
 
     async def open_body(self, key: bytes, body_id: int) -> BodyReader:
         """Reader of the body that `key` has now. Raises `NoBody`, `Corruption`; quarantines what does not check."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgpack
 
@@ -29,8 +30,7 @@ from object.format import (
 SUFFIX = ".seg"
 
 
-@dataclass(frozen=True, slots=True)
-class FooterRow:
+class FooterRow(NamedTuple):
     """One record of a sealed segment, for the day its batch is damaged. key is b"" for records that are no rows."""
 
     type: int

@@ -10,7 +10,7 @@ import msgpack
 
 from common.errors import DeviceFull, DeviceUnavailable, OlderConfig
 from common.futures import mapped
-from common.rpc_server import Answered, Call, Download, Handler
+from common.rpc_server import LATER, Answered, Call, Download, Handler
 from common.streams import InFlow
 from common.timestamp import Stamp, unpack_stamp
 from object.client import PIECE_BYTES, read_pieces
@@ -53,17 +53,19 @@ class ObjectServer:
             raise DeviceUnavailable(device=device_id, reason="not owned by this process")
         return owner
 
-    def _look(self, call: Call) -> Answered | Awaitable[Answered]:
+    def _look(self, call: Call) -> Answered | None:
         device, ring_version, key, ballot, seen_us, is_durable, read_body = call.fields
         owner = self._owner(device, ring_version)
-        return _answer(owner.look(key, Stamp(*ballot) if ballot is not None else None, seen_us=seen_us,
-                                  is_durable=is_durable, read_body=read_body))
+        answer = owner.look(key, Stamp(*ballot) if ballot is not None else None, seen_us=seen_us, is_durable=is_durable,
+                            read_body=read_body, into=_Encoded(call))
+        return _encode(answer) if isinstance(answer, Reply) else LATER
 
-    def _accept(self, call: Call) -> Answered | Awaitable[Answered]:
+    def _accept(self, call: Call) -> Answered | None:
         device, ring_version, key, ballot, packed, mode, seen_us, is_durable, has_body = call.fields
         owner = self._owner(device, ring_version)
-        return _answer(owner.accept(key, Stamp(*ballot), unpack_version(packed), mode, seen_us=seen_us,
-                                    is_durable=is_durable, body=call.body if has_body else None))
+        answer = owner.accept(key, Stamp(*ballot), unpack_version(packed), mode, seen_us=seen_us, is_durable=is_durable,
+                              body=call.body if has_body else None, into=_Encoded(call))
+        return _encode(answer) if isinstance(answer, Reply) else LATER
 
     def _learn(self, call: Call) -> Answered | Awaitable[Answered]:
         device, ring_version, key, ballot, packed, has_body = call.fields
@@ -117,6 +119,24 @@ async def _gather_piece(stream: InFlow) -> bytes:
         chunks.append(chunk)
         size += len(chunk)
     return b"".join(chunks)
+
+
+class _Encoded:
+    """Takes a reply and gives it to the wire."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, reply: Reply, /) -> None:
+        self._call.answer(_encode(reply))
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        self._call.fail(exception)
 
 
 def _answer(answer: Reply | asyncio.Future[Reply]) -> Answered | Awaitable[Answered]:

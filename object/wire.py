@@ -8,6 +8,7 @@ The same register holds an object, a container's state or an account's state; `s
 """
 from __future__ import annotations
 
+import asyncio
 import enum
 import struct
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import msgpack
 
 from common.errors import Corruption
+from common.futures import Sink
 from common.packing import pack
 from common.timestamp import ZERO, Stamp, unpack_stamp
 
@@ -113,6 +115,19 @@ class Reply(NamedTuple):
     state: int           # BodyState
     wait_seq: int = 0    # journal sequence that must be synced before this leaves; 0: nothing to wait for
     body: bytes | None = None    # a look with `read_body` on a small object
+
+
+ReplySink = Sink[Reply]
+Answer = Reply | asyncio.Future[Reply] | ReplySink       # the reply, or who gets it: `into`, if that was given, else a future
+
+
+async def whole(answer: Answer) -> Reply:
+    """The reply of an answer that was asked for without `into`."""
+    if isinstance(answer, Reply):
+        return answer
+    assert isinstance(answer, asyncio.Future)
+    reply: Reply = await answer
+    return reply
 
 
 def reply_to_wire(reply: Reply) -> tuple[object, ...]:

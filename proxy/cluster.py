@@ -23,10 +23,9 @@ from common.errors import (
     StorageError,
     TransportLost,
 )
-from common.futures import ignore_all
 from container.client import RowClient
 from object.client import ObjectClient
-from object.wire import SPACE_ACCOUNT, SPACE_CONTAINER, SPACE_OBJECT, Reply, make_key, split_key
+from object.wire import SPACE_ACCOUNT, SPACE_CONTAINER, SPACE_OBJECT, Answer, Reply, ReplySink, make_key, split_key
 from proxy.coordinator import Accept, Look, Message, Replies
 from proxy.witness import Witness, explain
 from ring.placement import Ring, hash_path
@@ -146,76 +145,123 @@ class Cluster:
         return clients
 
 
+class _Asked:
+    """Takes the answer of one replica for its round; no future, no turn of the loop in between."""
+
+    __slots__ = ("_device_id", "_round")
+
+    def __init__(self, round_: Round, device_id: int) -> None:
+        self._round, self._device_id = round_, device_id
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, reply: Reply, /) -> None:
+        self._round.take(self._device_id, reply)
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        self._round.fail(self._device_id, exception if isinstance(exception, StorageError)
+                         else StorageError(reason=repr(exception)))
+
+
 class Round:
     """One message to the replicas of a place, under way."""
 
-    __slots__ = ("_cluster", "_future", "_hedge", "_is_enough", "_message", "_pending", "_ports", "_sent", "_started_s", "errors",
-                 "replies")
+    __slots__ = ("_cluster", "_future", "_hedge", "_is_enough", "_is_over", "_pending", "_ports", "_quorum", "_sent",
+                 "_started_s", "errors", "message", "replies")
 
     def __init__(self, ports: RegisterPorts, message: Message, is_enough: Callable[[Replies], bool]) -> None:
-        self._ports, self._message, self._is_enough = ports, message, is_enough
-        self._cluster = ports.cluster
+        self._ports, self.message, self._is_enough = ports, message, is_enough
+        self._cluster, self._quorum = ports.cluster, ports.place.quorum
         self.replies: list[Reply] = []
         self.errors: dict[int, StorageError] = {}
-        self._pending: dict[asyncio.Future[Reply], int] = {}
+        self._pending: set[int] = set()
+        self._is_over = False
         self._future: asyncio.Future[None] | None = None
         self._hedge: asyncio.TimerHandle | None = None
         self._started_s = 0.0
-        is_read = isinstance(message, Look) and message.ballot is None
         clients = ports.place.clients
-        self._sent = ports.place.quorum if is_read else len(clients)
-        self._send(clients[0])
-        if isinstance(message, Look) and is_read and message.read_body:
-            self._message = Look(None, message.seen_us)          # one body is enough
-        for client in clients[1:self._sent]:
-            self._send(client)
-        self._message = message
-        while self._is_short and self._ask_another():
-            pass
-
-    def _send(self, client: ObjectClient) -> None:
-        try:
-            answer = self._ports.send(client, self._message)
-        except StorageError as error:
-            self._fail(client.device_id, error)
-            return
-        if isinstance(answer, Reply):
-            self._take(client.device_id, answer)
+        if isinstance(message, Look) and message.ballot is None:
+            self._sent = self._quorum
+            self._send(clients[0], message)
+            if message.read_body:
+                message = Look(None, message.seen_us)            # one body is enough
         else:
-            self._pending[answer] = client.device_id
+            self._sent = len(clients)
+            self._send(clients[0], message)
+        for client in clients[1:self._sent]:
+            self._send(client, message)
+        self._ask_enough()
 
-    def _fail(self, device_id: int, error: StorageError) -> None:
+    def _send(self, client: ObjectClient, message: Message) -> None:
+        device_id = client.device_id
+        self._pending.add(device_id)
+        try:
+            answer = self._ports.send(client, message, _Asked(self, device_id))
+        except StorageError as error:
+            self.fail(device_id, error)
+            return
+        if type(answer) is Reply:
+            self.take(device_id, answer)
+
+    def take(self, device_id: int, reply: Reply) -> None:
+        """A replica has answered."""
+        if self._is_over:
+            return
+        self._pending.discard(device_id)
+        self.replies.append(reply)
+        self._ports.holders[device_id] = reply
+        if self._future is not None:
+            self._judge()
+
+    def fail(self, device_id: int, error: StorageError) -> None:
+        """A replica has answered with an error, or cannot be asked."""
+        if self._is_over:
+            if isinstance(self.message, Accept):
+                self._ports.missed(error)                        # nobody waited for it; its copy is missing all the same
+            return
+        self._pending.discard(device_id)
+        self._note(device_id, error)
+        if self._future is not None:
+            if self._is_short:
+                self._ask_another()
+            self._judge()
+
+    def _note(self, device_id: int, error: StorageError) -> None:
         self.errors[device_id] = error
         began_s = self._started_s                                # 0.0: refused before anybody had to wait
         ms = (asyncio.get_running_loop().time() - began_s) * 1e3 if began_s else 0.0
-        self._ports.note(device_id, _question(self._message), error, ms)
+        self._ports.note(device_id, _question(self.message), error, ms)
 
-    def _take(self, device_id: int, reply: Reply) -> None:
-        self.replies.append(reply)
-        self._ports.holders[device_id] = reply
+    def _ask_enough(self) -> None:
+        while self._is_short and self._ask_another():
+            pass
 
     def _ask_another(self) -> bool:
         clients = self._ports.place.clients
         if self._sent >= len(clients):
             return False
         self._sent += 1
-        self._send(clients[self._sent - 1])
+        self._send(clients[self._sent - 1], self.message)
         return True
 
     @property
     def _is_short(self) -> bool:
         """True when those that were asked and did not fail can make no quorum."""
-        return len(self._pending) + len(self.replies) < self._ports.place.quorum
+        return len(self._pending) + len(self.replies) < self._quorum
+
+    @property
+    def _is_done(self) -> bool:
+        return (len(self.replies) >= self._quorum and self._is_enough(self.replies)) or not self._pending
 
     async def wait(self) -> list[Reply]:
         """The counted replies once they are enough, or all there will be; one that hangs holds up no refusal by the others."""
-        if self._is_enough(self.replies) or not self._pending:
+        self._ask_enough()               # one may have failed since the round began
+        if self._is_done:
             return self._end()
         loop = asyncio.get_running_loop()
         self._started_s = loop.time()
         self._future = loop.create_future()
-        for future in list(self._pending):
-            future.add_done_callback(self._on_answer)
         if self._sent < len(self._ports.place.clients):
             self._hedge = loop.call_later(self._cluster.usual.hedge_s, self._on_slow)
         else:
@@ -228,49 +274,36 @@ class Round:
             deadline.cancel()
             if self._hedge is not None:
                 self._hedge.cancel()
-        if loop.time() >= self._ports.deadline_s:
-            for device_id in self._pending.values():
-                if device_id not in self.errors:
-                    self._fail(device_id, DeadlineExceeded(what="answer of a replica"))
-        self._cluster.usual.note(loop.time() - self._started_s)
+        now_s = loop.time()
+        if now_s >= self._ports.deadline_s:
+            for device_id in self._pending:
+                self._note(device_id, DeadlineExceeded(what="answer of a replica"))
+        self._cluster.usual.note(now_s - self._started_s)
         return self._end()
 
     def abandon(self) -> None:
         """Nobody waits for this round any more."""
-        ignore_all(list(self._pending))
+        self._is_over = True
 
     def _end(self) -> list[Reply]:
-        ports = self._ports
-        if ports.on_missed is not None and isinstance(self._message, Accept):
+        self._is_over = True
+        if self.errors and isinstance(self.message, Accept):
             for error in self.errors.values():
-                ports.missed(error)
-            for future in self._pending:
-                future.add_done_callback(ports.late)
-        elif self._pending:
-            ignore_all(list(self._pending))
+                self._ports.missed(error)
         return self.replies
 
-    def _on_answer(self, future: asyncio.Future[Reply]) -> None:
-        device_id = self._pending.pop(future, None)
-        if device_id is None or future.cancelled():
+    def _judge(self) -> None:
+        assert self._future is not None
+        if self._future.done():
             return
-        error = future.exception()
-        if error is None:
-            self._take(device_id, future.result())
-        else:
-            self._fail(device_id, error if isinstance(error, StorageError) else StorageError(reason=repr(error)))
-        if self._future is None or self._future.done():
-            return
-        if self._is_short:
-            self._on_slow()
-        if self._is_enough(self.replies) or not self._pending:
-            self._give_up_waiting()
+        if self._is_done:
+            self._future.set_result(None)
         else:
             self._end_soon()
 
     def _end_soon(self) -> None:
         """A quorum has answered, but not what was hoped for: the last one has as long as an answer usually takes."""
-        if self._hedge is None and len(self.replies) >= self._ports.place.quorum:
+        if self._hedge is None and len(self.replies) >= self._quorum:
             self._hedge = asyncio.get_running_loop().call_later(self._cluster.usual.hedge_s, self._give_up_waiting)
 
     def _give_up_waiting(self) -> None:
@@ -278,16 +311,15 @@ class Round:
             self._future.set_result(None)
 
     def _on_slow(self) -> None:
-        before = set(self._pending)
-        if self._ask_another():
-            for future in set(self._pending) - before:
-                future.add_done_callback(self._on_answer)
-            if self._future is not None and not self._future.done() and self._is_enough(self.replies):
-                self._future.set_result(None)
+        if self._ask_another() and self._future is not None:
+            self._judge()
 
 
 class RegisterPorts:
     """`proxy.coordinator.Ports` over a place, for one client operation."""
+
+    __slots__ = ("_is_durable", "cluster", "deadline_s", "errors", "holders", "on_missed", "place", "quorum", "witness", "worker",
+                 "write_id")
 
     def __init__(self, cluster: Cluster, place: Place, *, deadline_s: float, is_durable: bool = False) -> None:
         """deadline_s: of the loop's clock. is_durable: promises by records of their own (containers, accounts)."""
@@ -304,12 +336,6 @@ class RegisterPorts:
         if self.on_missed is not None and isinstance(error, AWAY):
             self.on_missed()
 
-    def late(self, future: asyncio.Future[Reply]) -> None:
-        """The answer of a replica that the operation did not wait for."""
-        error = None if future.cancelled() else future.exception()
-        if isinstance(error, StorageError):
-            self.missed(error)
-
     def begin(self, message: Message, is_enough: Callable[[Replies], bool]) -> Round:
         """Send now; wait later."""
         return Round(self, message, is_enough)
@@ -320,8 +346,10 @@ class RegisterPorts:
     async def end(self, under_way: Round) -> list[Reply]:
         """Wait for a round. Raises `QuorumNotMet` for a look without promise that reached too few."""
         replies = await under_way.wait()
+        if not under_way.errors:
+            return replies
         self.errors.update(under_way.errors)
-        message = under_way._message
+        message = under_way.message
         if len(replies) < self.quorum and isinstance(message, Look) and message.ballot is None:
             raise self.explain(QuorumNotMet(needed=self.quorum, answers={str(d): e.code for d, e in under_way.errors.items()}))
         for error in under_way.errors.values():
@@ -343,14 +371,14 @@ class RegisterPorts:
         return explain(error, rule, self.witness, path=self.place.path, needed=self.quorum, replicas=len(self.place.clients),
                        answered=sorted(self.holders))
 
-    def send(self, client: ObjectClient, message: Message) -> Reply | asyncio.Future[Reply]:
-        """One message to one replica."""
+    def send(self, client: ObjectClient, message: Message, into: ReplySink) -> Answer:
+        """One message to one replica; what comes later goes to `into`."""
         timeout_s = max(self.deadline_s - asyncio.get_running_loop().time(), 0.001)
         if isinstance(message, Look):
             return client.look(self.place.key, message.ballot, seen_us=message.seen_us, is_durable=self._is_durable,
-                               read_body=message.read_body, timeout_s=timeout_s)
+                               read_body=message.read_body, timeout_s=timeout_s, into=into)
         return client.accept(self.place.key, message.ballot, message.version, message.mode, seen_us=message.seen_us,
-                             is_durable=self._is_durable, body=message.body, timeout_s=timeout_s)
+                             is_durable=self._is_durable, body=message.body, timeout_s=timeout_s, into=into)
 
     def now_us(self) -> int:
         return self.cluster.clock.now_us()

@@ -36,6 +36,7 @@ from proxy.witness import Witness, explain
 FRESH_S = 1.0                            # how old container metadata may be that a read relies on
 ACCOUNT_LOOK_S = 1.0
 CACHE_MAX = 20_000
+INFOS_MAX = 2_000
 LIVE_ROWS = 100                          # looked at in one step of a deletion
 T = TypeVar("T")
 
@@ -68,6 +69,7 @@ class Containers:
     def __init__(self, cluster: Cluster, *, request_timeout_s: float, default_policy: int) -> None:
         self.cluster, self._timeout_s, self._default_policy = cluster, request_timeout_s, default_policy
         self.cache = Cache()
+        self._infos: dict[bytes, ContainerInfo] = {}             # by descriptor: every write of an object asks for it
 
     # --- registers -----------------------------------------------------------------------------------------------
 
@@ -92,10 +94,25 @@ class Containers:
         """The state that these replies of a first look show, settled if they differ."""
         now_s = asyncio.get_running_loop().time()
         coordinator = Coordinator(ports)
-        coordinator.saw(replies)
-        version = (await coordinator.read(replies=replies)).version
+        agreed = coordinator.agreed(replies)
+        if agreed is not None:
+            version = agreed.version
+        else:
+            coordinator.saw(replies)
+            version = (await coordinator.read(replies=replies)).version
         self.cache.put(ports.place.key, version, now_s)
         return version
+
+    def container_of(self, account: str, name: str, version: Version) -> ContainerInfo:
+        """As `container_info`, without figures, and remembered. Raises `NotFound`."""
+        if not is_live(version):
+            raise NotFound(what="container")
+        info = self._infos.get(version.descriptor)
+        if info is None or info.name != name or info.account != account:
+            if len(self._infos) >= INFOS_MAX:
+                self._infos.clear()
+            info = self._infos[version.descriptor] = container_info(account, name, version)
+        return info
 
     async def settle(self, place: Place, deadline_s: float) -> None:
         """End whatever change of this register is under way, by one that keeps its state."""

@@ -126,7 +126,7 @@ class Coordinator:
 
     def _is_written(self, replies: Replies, t: Stamp) -> bool:
         """Yes counts, and so does a refusal by a newer root (4); a refusal by a promise does not (3)."""
-        return sum(r.ok or r.version.root > t for r in replies) >= self._ports.quorum
+        return sum([r.ok or r.version.root > t for r in replies]) >= self._ports.quorum
 
     async def _settle(self, own: Version, t: Stamp, body: bytes | None) -> Outcome:
         """Find out what became of a write, or make it so; never under a second stamp while the first may live (1)."""
@@ -184,9 +184,10 @@ class Coordinator:
         """The settled state. replies: of a first look that was already made."""
         if replies is None:
             replies = await self.look(read_body=read_body)
+        agreed = self.agreed(replies)
+        if agreed is not None:
+            return Outcome(Verdict.READ, agreed.version, agreed.ballot, replies)
         m = _highest_ballot(replies)
-        if sum(r.ballot == m.ballot for r in replies) >= self._ports.quorum:
-            return Outcome(Verdict.READ, m.version, m.ballot, replies)
         message = Accept(m.ballot, m.version, Mode.KEEP, self._highest.micros, m.body)
         answers = await self._ports.round(message, lambda rs: self._is_written_back(rs, m))      # (7)
         self.saw(answers)
@@ -194,6 +195,11 @@ class Coordinator:
             return Outcome(Verdict.READ, m.version, m.ballot, [*replies, *answers])
         outcome = await self.change(_keep)
         return Outcome(Verdict.READ, outcome.version, outcome.ballot, outcome.replies)
+
+    def agreed(self, replies: Replies) -> Reply | None:
+        """The reply of the highest ballot, if a quorum shows it: then it is settled without another round."""
+        m = _highest_ballot(replies)
+        return m if sum([r.ballot == m.ballot for r in replies]) >= self._ports.quorum else None
 
     def _is_written_back(self, replies: Replies, m: Reply) -> bool:
         """A refusal by a newer root counts only if m is unconditional: else neither may ever be chosen (4)."""
@@ -221,7 +227,7 @@ class Coordinator:
         return len(replies) >= self._ports.quorum
 
     def _has_promises(self, replies: Replies) -> bool:
-        return sum(r.ok for r in replies) >= self._ports.quorum
+        return sum([r.ok for r in replies]) >= self._ports.quorum
 
 
 def _highest_ballot(replies: Replies) -> Reply:

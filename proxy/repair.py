@@ -10,7 +10,7 @@ from common.errors import StorageError
 from common.log import get_logger
 from common.timestamp import Stamp
 from object.client import ObjectClient
-from object.wire import BodyState, Reply, Version
+from object.wire import BodyState, Reply, Version, whole
 from proxy.cluster import Cluster, Place
 
 log = get_logger("proxy.repair")
@@ -71,8 +71,7 @@ class Repairer:
 
 async def look_at(client: ObjectClient, key: bytes) -> Reply:
     """State and small body of one replica."""
-    answer = client.look(key, None, seen_us=0, is_durable=False, read_body=True, timeout_s=TIMEOUT_S)
-    return answer if isinstance(answer, Reply) else await answer
+    return await whole(client.look(key, None, seen_us=0, is_durable=False, read_body=True, timeout_s=TIMEOUT_S))
 
 
 async def copy_object(place: Place, version: Version, ballot: Stamp, source: ObjectClient, reply: Reply,
@@ -86,6 +85,4 @@ async def copy_object(place: Place, version: Version, ballot: Stamp, source: Obj
             await stage.finish(place.key, version.body_id, version.path)
         finally:
             stage.abort()
-    answer = target.learn(place.key, ballot, version, body=reply.body, timeout_s=TIMEOUT_S)
-    if not isinstance(answer, Reply):
-        await answer
+    await whole(target.learn(place.key, ballot, version, body=reply.body, timeout_s=TIMEOUT_S))

@@ -22,6 +22,7 @@ EXCHANGES_MAX = 50                       # rounds of one listing in which replic
 SETTLE_PAUSE_S = 0.02
 LAG_S = 0.3                              # how long a listing waits before it asks another pair of replicas
 STEP_NAMES = 1000
+GATHERED_ROWS_MAX = 256                  # in one message
 
 
 async def deliver(place: RowPlace, rows: Sequence[Row], *, deadline_s: float,
@@ -38,7 +39,6 @@ async def deliver(place: RowPlace, rows: Sequence[Row], *, deadline_s: float,
         delivery = _Delivery(place, rows, deadline_s, is_death_news=not is_checked)
         await delivery.wait()
         if len(delivery.stored) >= place.quorum:
-            _confirm(place, rows, delivery.stored)
             return
         is_held_up = any(isinstance(error, (PromiseOutstanding, DeadInstance)) for error in delivery.errors.values())
         if not is_held_up or settle is None or loop.time() + SETTLE_PAUSE_S >= deadline_s:
@@ -48,6 +48,63 @@ async def deliver(place: RowPlace, rows: Sequence[Row], *, deadline_s: float,
             await asyncio.sleep(SETTLE_PAUSE_S)
         await settle()
         is_checked = True
+
+
+class Deliveries:
+    """Rows of one turn of the loop for one database travel together: one message, one record, one answer per replica.
+
+    A group commit ends many writes at once, so in a busy container a batch is many rows. When a batch does not reach its
+    quorum, or a promise or a deletion stands against it, each write goes on by itself with `deliver`.
+    """
+
+    def __init__(self) -> None:
+        self._gathering: dict[bytes, _Gathered] = {}
+
+    async def deliver(self, place: RowPlace, row: Row, *, deadline_s: float, settle: Callable[[], Awaitable[None]]) -> None:
+        """As the function `deliver`, of one row."""
+        loop = asyncio.get_running_loop()
+        gathered = self._gathering.get(place.key)
+        if gathered is None or len(gathered.rows) >= GATHERED_ROWS_MAX:
+            gathered = self._gathering[place.key] = _Gathered(place)
+            loop.call_soon(self._send, gathered)
+        is_stored = gathered.add(row, deadline_s, loop.create_future())
+        if not await is_stored:
+            await deliver(place, [row], deadline_s=deadline_s, settle=settle)
+
+    def _send(self, gathered: _Gathered) -> None:
+        if self._gathering.get(gathered.place.key) is gathered:
+            del self._gathering[gathered.place.key]
+        gathered.send()
+
+
+class _Gathered:
+    """Rows that leave together, and who waits for them."""
+
+    __slots__ = ("_deadline_s", "_waiting", "place", "rows")
+
+    def __init__(self, place: RowPlace) -> None:
+        self.place = place
+        self.rows: list[Row] = []
+        self._waiting: list[asyncio.Future[bool]] = []
+        self._deadline_s = float("inf")
+
+    def add(self, row: Row, deadline_s: float, is_stored: asyncio.Future[bool]) -> asyncio.Future[bool]:
+        self.rows.append(row)
+        self._waiting.append(is_stored)
+        self._deadline_s = min(self._deadline_s, deadline_s)
+        return is_stored
+
+    def send(self) -> None:
+        delivery = _Delivery(self.place, self.rows, self._deadline_s, is_death_news=True)
+        delivery.enough.add_done_callback(partial(self._end, delivery))
+        delivery.limit()
+
+    def _end(self, delivery: _Delivery, _: asyncio.Future[None]) -> None:
+        delivery.close()
+        is_stored = len(delivery.stored) >= self.place.quorum
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(is_stored)
 
 
 class _Delivery:
@@ -60,7 +117,8 @@ class _Delivery:
         self._witness: Witness | None = None
         self.errors: dict[RowClient, StorageError] = {}
         self.stored: list[RowClient] = []
-        self._enough: asyncio.Future[None] = loop.create_future()
+        self.enough: asyncio.Future[None] = loop.create_future()
+        self._deadline: asyncio.TimerHandle | None = None
         timeout_s = max(deadline_s - loop.time(), 0.001)
         for client in place.clients:
             try:
@@ -84,12 +142,12 @@ class _Delivery:
             self._tell(client, error)
         else:
             self.stored.append(client)
-            if self._enough.done():      # the third one: the others may know
-                _confirm(self._place, self._rows, self.stored)
         answered = len(self.stored) + len(self.errors)
-        if not self._enough.done() and (len(self.stored) >= self._place.quorum or answered == len(self._place.clients)
+        if answered == len(self._place.clients):                 # once, when there is nothing more to tell
+            _confirm(self._place, self._rows, self.stored)
+        if not self.enough.done() and (len(self.stored) >= self._place.quorum or answered == len(self._place.clients)
                                         or (self._is_death_news and isinstance(error, DeadInstance))):
-            self._enough.set_result(None)
+            self.enough.set_result(None)
 
     def _tell(self, client: RowClient, error: StorageError) -> None:
         if self._witness is None:
@@ -106,15 +164,24 @@ class _Delivery:
 
     async def wait(self) -> None:
         """Until it is enough, or the deadline has passed."""
-        deadline = asyncio.get_running_loop().call_at(self._deadline_s, self._give_up)
+        self.limit()
         try:
-            await self._enough
+            await self.enough
         finally:
-            deadline.cancel()
+            self.close()
+
+    def limit(self) -> None:
+        """End at the deadline."""
+        self._deadline = asyncio.get_running_loop().call_at(self._deadline_s, self._give_up)
+
+    def close(self) -> None:
+        """The deadline means nothing any more."""
+        if self._deadline is not None:
+            self._deadline.cancel()
 
     def _give_up(self) -> None:
-        if not self._enough.done():
-            self._enough.set_result(None)
+        if not self.enough.done():
+            self.enough.set_result(None)
 
 
 def _confirm(place: RowPlace, rows: Sequence[Row], stored: Sequence[RowClient]) -> None:

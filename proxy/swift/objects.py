@@ -61,7 +61,7 @@ async def put_object(gateway: Gateway, ask: Ask) -> Response:
     check_upload(ask.request, gateway.limits)
     target = await look_to_write(gateway, ask)
     stored = await gateway.store.put_object(
-        target, replace(descriptor, instance=target.container.instance), ask.request.body, condition=condition,
+        target, descriptor, ask.request.body, condition=condition,
         expected_etag=parse_etag(headers), size_max=gateway.limits.max_file_size)
     return created_answer(stored)
 
