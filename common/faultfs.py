@@ -29,6 +29,7 @@ class _Inode:
     xattrs: dict[str, bytes] = field(default_factory=dict)
     durable_xattrs: dict[str, bytes] = field(default_factory=dict)
     lock_holder: int | None = None
+    is_direct: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,10 @@ class FaultFs:
         self._need_dir(directory)
         return self._handle(_Inode(), False)
 
+    def set_direct(self, handle: int, is_direct: bool) -> bool:
+        self._handles[handle][0].is_direct = is_direct
+        return True
+
     def link_unnamed(self, handle: int, path: str) -> None:
         self._step("link")
         self._need_dir(os.path.dirname(path))
@@ -194,6 +199,8 @@ class FaultFs:
         if read_only:
             raise OSError(errno.EBADF, "read-only handle")
         data = b"".join(buffers)
+        if inode.is_direct and (offset % PAGE_BYTES or len(data) % PAGE_BYTES):
+            raise OSError(errno.EINVAL, "direct writes are of whole pages")
         self._need_space(offset + len(data) - len(inode.data))
         _grow(inode, offset + len(data))
         inode.data[offset:offset + len(data)] = data

@@ -16,7 +16,7 @@ from typing import Any
 import msgpack
 
 from common.errors import BodyTooLarge, StorageError
-from common.hashing import crc32
+from common.hashing import crc32, crc32_long
 
 FRAME_BYTES_MAX = 8 << 20
 HEADER_BYTES_MAX = 0xFFFF
@@ -65,7 +65,7 @@ class FrameWriter:
         start = _UNSUMMED.pack(length, stream_id, header_bytes, op)
         crc = crc32(start + header)
         if body:
-            crc = crc32(body, crc)
+            crc = crc32_long(body, crc)
         return start + crc.to_bytes(4, "big") + header
 
 
@@ -107,7 +107,7 @@ class FrameReader:
             if stop > end:
                 self._wanted_bytes = length
                 break
-            if crc32(view[header_at:stop], crc32(view[start:start + _UNSUMMED_BYTES])) != crc:
+            if crc32_long(view[header_at:stop], crc32(view[start:start + _UNSUMMED_BYTES])) != crc:
                 self.error = FrameError(reason="checksum of a frame")
                 break
             fields = self._unpack(view[header_at:body_at])

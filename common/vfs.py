@@ -21,6 +21,9 @@ class Vfs(Protocol):
     def open_unnamed(self, directory: str) -> int:
         """A file without a name (O_TMPFILE) in the file system of `directory`."""
 
+    def set_direct(self, handle: int, is_direct: bool) -> bool:
+        """Write past the page cache: address, offset and length are multiples of 4096. False: this file system cannot."""
+
     def link_unnamed(self, handle: int, path: str) -> None:
         """Give it a name; durable after `fsync(handle)`. Raises FileExistsError."""
 
@@ -72,6 +75,16 @@ class RealFs:
 
     def open_unnamed(self, directory: str) -> int:
         return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+    def set_direct(self, handle: int, is_direct: bool) -> bool:
+        flags = fcntl.fcntl(handle, fcntl.F_GETFL)
+        try:
+            fcntl.fcntl(handle, fcntl.F_SETFL, flags | os.O_DIRECT if is_direct else flags & ~os.O_DIRECT)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return False
+            raise
+        return True
 
     def link_unnamed(self, handle: int, path: str) -> None:
         # dst_dir_fd makes CPython call linkat(AT_SYMLINK_FOLLOW); without it the kernel answers EXDEV

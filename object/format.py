@@ -21,7 +21,7 @@ from typing import NamedTuple
 import msgpack
 
 from common.errors import Corruption, DeviceRefused
-from common.hashing import crc32
+from common.hashing import crc32, crc32_long
 from common.packing import pack
 from common.timestamp import Stamp, unpack_stamp
 from common.vfs import PAGE_BYTES
@@ -133,7 +133,7 @@ def encode_record(record_type: int, meta: bytes, body: bytes | memoryview, *, se
     head = _CHECKED.pack(record_type, flags, 0, len(meta), len(body), sequence)
     crc = crc32(meta, crc32(head))
     if body:
-        crc = crc32(body, crc)
+        crc = crc32_long(body, crc)
     return head + crc.to_bytes(4, "big") + meta
 
 
@@ -144,7 +144,7 @@ def check_record(buf: bytes | memoryview) -> tuple[Record, memoryview]:
         raise Corruption(what="record", reason="too short")
     kind, flags, _, meta_len, body_len, sequence, crc = _RECORD.unpack_from(view)
     end = RECORD_HEADER_BYTES + meta_len + body_len
-    if end > len(view) or crc != crc32(view[RECORD_HEADER_BYTES:end], crc32(view[:_RECORD_CHECKED])):
+    if end > len(view) or crc != crc32_long(view[RECORD_HEADER_BYTES:end], crc32(view[:_RECORD_CHECKED])):
         raise Corruption(what="record", reason="checksum")
     meta_end = RECORD_HEADER_BYTES + meta_len
     return Record(kind, flags, sequence, bytes(view[RECORD_HEADER_BYTES:meta_end]), body_len, 0, end), view[meta_end:end]
@@ -155,7 +155,7 @@ def encode_batch(parts: Sequence[bytes | memoryview], header: BatchHeader) -> li
     fields = (BATCH_MAGIC, VERSION, *header)
     crc = crc32(_BATCH.pack(*fields, 0))
     for part in parts:
-        crc = crc32(part, crc)
+        crc = crc32_long(part, crc)
     padding = bytes(-header.length % PAGE_BYTES)
     return [_BATCH.pack(*fields, crc), *parts, padding]
 
@@ -174,7 +174,7 @@ def is_batch_intact(buf: bytes | memoryview, header: BatchHeader) -> bool:
         return False
     crc = crc32(_BATCH.pack(BATCH_MAGIC, VERSION, *header, 0))
     found: int = _BATCH.unpack_from(buf)[-1]
-    return found == crc32(memoryview(buf)[BATCH_HEADER_BYTES:header.length], crc)
+    return found == crc32_long(memoryview(buf)[BATCH_HEADER_BYTES:header.length], crc)
 
 
 def iterate_records(buf: bytes | memoryview, header: BatchHeader, *, offset: int) -> Iterator[Record]:
