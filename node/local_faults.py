@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from common.errors import DeadlineExceeded
 from common.faultnet import Direction, FaultRules
-from common.futures import ignore
+from common.futures import ignore, pour
 from common.timestamp import Stamp
 from container.client import RowClient
 from container.wire import (
@@ -27,8 +27,8 @@ from container.wire import (
     PageRequest,
     Row,
 )
-from object.client import Answer, ObjectClient, Stage
-from object.wire import OP_ACCEPT, OP_DONE, OP_LEARN, OP_LOOK, OP_OWED, OP_OWES, OP_READ_BODY, OP_STAGE, Version
+from object.client import ObjectClient, Stage
+from object.wire import OP_ACCEPT, OP_DONE, OP_LEARN, OP_LOOK, OP_OWED, OP_OWES, OP_READ_BODY, OP_STAGE, Answer, ReplySink, Version
 
 T = TypeVar("T")
 PEER = "this process"
@@ -115,16 +115,16 @@ class FaultyObjectClient:
         self._inner, self._seam = inner, Seam(faults, inner.device_id)
 
     def look(self, key: bytes, ballot: Stamp | None, *, seen_us: int, is_durable: bool, read_body: bool,
-             timeout_s: float) -> Answer:
+             timeout_s: float, into: ReplySink | None = None) -> Answer:
         run = partial(self._inner.look, key, ballot, seen_us=seen_us, is_durable=is_durable, read_body=read_body,
                       timeout_s=timeout_s)
-        return run() if self._seam.is_calm else self._seam.call(OP_LOOK, run, timeout_s=timeout_s)
+        return run(into=into) if self._seam.is_calm else pour(self._seam.call(OP_LOOK, run, timeout_s=timeout_s), into)
 
     def accept(self, key: bytes, ballot: Stamp, version: Version, mode: int, *, seen_us: int, is_durable: bool,
-               body: bytes | None, timeout_s: float) -> Answer:
+               body: bytes | None, timeout_s: float, into: ReplySink | None = None) -> Answer:
         run = partial(self._inner.accept, key, ballot, version, mode, seen_us=seen_us, is_durable=is_durable, body=body,
                       timeout_s=timeout_s)
-        return run() if self._seam.is_calm else self._seam.call(OP_ACCEPT, run, timeout_s=timeout_s)
+        return run(into=into) if self._seam.is_calm else pour(self._seam.call(OP_ACCEPT, run, timeout_s=timeout_s), into)
 
     def learn(self, key: bytes, ballot: Stamp, version: Version, *, body: bytes | None, timeout_s: float) -> Answer:
         return self._seam.call(OP_LEARN, partial(self._inner.learn, key, ballot, version, body=body, timeout_s=timeout_s),
