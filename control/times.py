@@ -20,6 +20,11 @@ def format_optional(us: int | None) -> str | None:
     return None if us is None else format_time(us)
 
 
+def format_naive(us: int) -> str:
+    """"2026-01-01T00:00:00.000000": without its zone, which is UTC, as some clients compare it."""
+    return format_time(us)[:-1]
+
+
 def format_second(us: int) -> str:
     """"2026-01-01T00:00:00Z"."""
     return (_EPOCH + timedelta(microseconds=us)).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,6 +1,6 @@
 """/v3/credentials and EC2 keys: secrets of users, sealed at rest. An S3 key is an EC2 credential of a user in a project.
 
-An EC2 credential has the digest of its access key as id. One that was made with a token of an application credential stays under
+An EC2 credential is found by the digest of its access key. One that was made with a token of an application credential stays under
 that: what is made from it later means no more than that token did.
 """
 from __future__ import annotations
@@ -43,8 +43,8 @@ LISTING = Listing(key=credential.c.id, filters={"user_id": credential.c.user_id,
                                                 "project_id": credential.c.project_id})
 
 
-def access_id(access: str) -> str:
-    """Under which id the credential of an access key is kept."""
+def access_digest(access: str) -> str:
+    """By which the credential of an access key is found; its id at first as well."""
     return hashlib.sha256(access.encode()).hexdigest()
 
 
@@ -66,26 +66,27 @@ def create_credential(connection: Connection, call: Call) -> dict[str, Any]:
     if find_row(connection, user, user_id) is None:
         raise BadRequest(reason="There is no such user.")
     blob = given["blob"] if isinstance(given["blob"], str) else json.dumps(given["blob"])
-    row_id, project_id = new_id(), given.get("project_id")
+    digest, project_id = None, given.get("project_id")
     if given["type"] == "ec2":
-        blob, row_id = _checked_ec2(blob)
+        blob, digest = _checked_ec2(blob)
         if project_id is None:
             raise BadRequest(reason="An ec2 credential needs a project_id.")
     _refuse_beyond(call, given["type"], project_id)
-    row = _add(connection, call, row_id=row_id, user_id=user_id, project_id=project_id, kind=given["type"], blob=blob,
+    row = _add(connection, call, digest=digest, user_id=user_id, project_id=project_id, kind=given["type"], blob=blob,
                extra=free_attributes(given, _FIELDS))
     return {"credential": show_credential(call, row)}
 
 
-def _add(connection: Connection, call: Call, *, row_id: str, user_id: str, project_id: str | None, kind: str, blob: str,
+def _add(connection: Connection, call: Call, *, digest: str | None, user_id: str, project_id: str | None, kind: str, blob: str,
          extra: dict[str, Any]) -> Row[Any]:
-    return add_row(connection, credential, what="credential", id=row_id, user_id=user_id, project_id=project_id, type=kind,
+    return add_row(connection, credential, what="credential", id=digest or new_id(), access_digest=digest, user_id=user_id,
+                   project_id=project_id, type=kind,
                    sealed=call.state.vault.seal_text(blob), app_credential_id=call.context.app_credential_id,
                    trust_id=call.context.trust_id, extra=extra)
 
 
 def _checked_ec2(blob: str) -> tuple[str, str]:
-    """(blob, id). Raises `BadRequest`."""
+    """(blob, digest of the access key). Raises `BadRequest`."""
     try:
         fields = json.loads(blob)
         access, secret = fields["access"], fields["secret"]
@@ -93,7 +94,7 @@ def _checked_ec2(blob: str) -> tuple[str, str]:
         raise BadRequest(reason='The blob of an ec2 credential is JSON: {"access": ..., "secret": ...}.') from error
     if not isinstance(access, str) or not isinstance(secret, str) or not access or not secret:
         raise BadRequest(reason="access and secret are strings that are not empty.")
-    return json.dumps({"access": access, "secret": secret}), access_id(access)
+    return json.dumps({"access": access, "secret": secret}), access_digest(access)
 
 
 def _refuse_beyond(call: Call, kind: str, project_id: str | None) -> None:
@@ -136,25 +137,16 @@ def get_credential(connection: Connection, call: Call) -> dict[str, Any]:
 
 
 def update_credential(connection: Connection, call: Call) -> dict[str, Any]:
-    """The new owner has to be one that the caller could make credentials for. An EC2 key keeps its access key and project."""
+    """The secret and what was added freely. Whose it is, for which project and of which type stays: that would be another one."""
     row, given = _allowed(connection, call), call.body["credential"]
-    if "user_id" in given:
-        call.enforce({"target.credential.user_id": given["user_id"]})
-        get_row(connection, user, given["user_id"], what="user")
-    values: dict[str, Any] = {name: given[name] for name in ("user_id", "project_id", "type") if name in given}
+    for name in ("user_id", "project_id", "type"):
+        same_or_absent(given, name, getattr(row, name))
+    values: dict[str, Any] = {"extra": free_attributes(given, _FIELDS, row.extra)}
     if "blob" in given:
         blob = given["blob"] if isinstance(given["blob"], str) else json.dumps(given["blob"])
-        if "ec2" in (row.type, given.get("type")):
-            blob, row_id = _checked_ec2(blob)
-            if row_id != row.id:
-                raise BadRequest(reason="The access key of an ec2 credential cannot be changed.")
-        if call.context.app_credential_id is not None and row.type != "ec2":
-            raise Forbidden(reason="This token can change ec2 credentials only.")
+        if row.type == "ec2":
+            blob, values["access_digest"] = _checked_ec2(blob)
         values["sealed"] = call.state.vault.seal_text(blob)
-    if row.type == "ec2" or given.get("type") == "ec2":
-        for name in ("type", "project_id"):
-            same_or_absent(given, name, getattr(row, name))
-    values["extra"] = free_attributes(given, _FIELDS, row.extra)
     call.state.change(connection)
     return {"credential": show_credential(call, change_row(connection, credential, row.id, values, what="credential"))}
 
@@ -190,10 +182,16 @@ def create_ec2(connection: Connection, call: Call) -> dict[str, Any]:
     if not effective_roles(connection, user_id, "project", project_id):
         raise Forbidden(reason="The user has no role in this project.").because("ec2.no_role", user=user_id, project=project_id)
     access, secret = secrets.token_hex(16), secrets.token_hex(16)
-    made = _add(connection, call, row_id=access_id(access), user_id=user_id, project_id=project_id, kind="ec2",
+    made = _add(connection, call, digest=access_digest(access), user_id=user_id, project_id=project_id, kind="ec2",
                 blob=json.dumps({"access": access, "secret": secret}), extra={})
     call.state.change(connection)
     return {"credential": show_ec2(call, made)}
+
+
+def find_ec2(connection: Connection, access: str) -> Row[Any] | None:
+    """The credential of an access key."""
+    return connection.execute(select(credential).where(credential.c.access_digest == access_digest(access),
+                                                       credential.c.type == "ec2")).first()
 
 
 def list_ec2(connection: Connection, call: Call) -> dict[str, Any]:
@@ -209,8 +207,8 @@ def list_ec2(connection: Connection, call: Call) -> dict[str, Any]:
 
 
 def _allowed_ec2(connection: Connection, call: Call) -> Row[Any]:
-    row = find_row(connection, credential, access_id(call.params["access"]))
-    row = row if row is not None and row.type == "ec2" and row.user_id == call.params["user_id"] else None
+    row = find_ec2(connection, call.params["access"])
+    row = row if row is not None and row.user_id == call.params["user_id"] else None
     call.enforce({"target.credential.user_id": call.params["user_id"]})
     refuse_delegated(call)
     if row is None or _is_beyond(call, row):

@@ -14,10 +14,8 @@ from common.errors import BadRequest, Unauthorized
 from control.app import Call
 from control.routes import Answer, Route
 from control.schema import BodySchema
-from identity.base import find_row
-from identity.credentials import access_id
+from identity.credentials import find_ec2
 from identity.login import token_catalog
-from identity.model import credential
 from identity.scopes import Meaning, resolve
 from identity.signatures import SignedRequest, decode_string, matches_request, matches_string, signed_at_us
 from identity.state import Identity, read_generation
@@ -51,8 +49,8 @@ async def _answer(call: Call, check: Any, *, gives_token: bool) -> Answer:
     state: Identity = call.state
 
     def find(connection: Connection, _: Call) -> tuple[Meaning, list[dict[str, Any]]]:
-        row = find_row(connection, credential, access_id(given["access"]))
-        if row is None or row.type != "ec2":
+        row = find_ec2(connection, given["access"])
+        if row is None:
             raise Unauthorized().because("ec2.unknown_key")
         if not check(state, json.loads(state.vault.open_text(row.sealed))["secret"], given):
             raise Unauthorized().because("ec2.signature", user=row.user_id)

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
-from common.errors import BadRequest, Forbidden, Unauthorized
+from common.errors import BadRequest, Forbidden, NotFound, Unauthorized
 from control.app import Call
 from control.routes import Answer
 from control.schema import BodySchema
@@ -172,8 +172,11 @@ def _count_failure(connection: Connection, state: Identity, row: Row[Any]) -> No
 
 async def _check_token(call: Call, given: Mapping[str, Any], proof: Proof) -> None:
     state: Identity = call.state
-    facts = decode_token(given["id"], state.keys)
-    found: Meaning = await call.read(lambda connection, _: find_meaning(connection, state, facts))
+    try:
+        facts = decode_token(given["id"], state.keys)
+        found: Meaning = await call.read(lambda connection, _: find_meaning(connection, state, facts))
+    except Unauthorized as error:
+        raise NotFound(what="token", reason="Could not find token.").after(error) from error
     if facts.app_credential_id is not None or facts.access_token_id is not None:
         raise Forbidden(reason="A token of an application credential or an access token cannot be exchanged.").because(
             "login.rescope")

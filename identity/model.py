@@ -105,8 +105,9 @@ project_endpoint_group = Table("project_endpoint_group", metadata, _of("project_
 
 credential = Table(
     "credential", metadata, _id(), _of("user_id", "user_account.id"), _text("project_id", nullable=True), _text("type"),
-    Column("sealed", Text, nullable=False), _text("app_credential_id", nullable=True), _text("trust_id", nullable=True), _json(),
-    Index("ix_credential_project", "project_id"))
+    _text("access_digest", nullable=True), Column("sealed", Text, nullable=False), _text("app_credential_id",
+        nullable=True), _text("trust_id", nullable=True), _json(),
+    Index("ix_credential_project", "project_id"), UniqueConstraint("access_digest"))
 policy = Table("policy", metadata, _id(), _text("type"), Column("blob", Text, nullable=False), _json())
 
 trust = Table(

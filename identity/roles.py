@@ -119,12 +119,12 @@ def _inference(call: Call, prior: Row[Any], implied: Row[Any]) -> dict[str, Any]
 
 
 def create_implication(connection: Connection, call: Call) -> dict[str, Any]:
-    """Whoever has the first has the second. No circles; nothing implies admin, or a role of a domain."""
+    """Whoever has the first has the second. No circles, and nothing implies admin."""
     prior, implied = _pair(connection, call)
     if implied.name.lower() == "admin" and implied.domain_id == ROOT:
         raise Forbidden(reason="The role admin cannot be implied by another.")
-    if implied.domain_id not in (ROOT, prior.domain_id):
-        raise Forbidden(reason="A role of a domain can be implied only by one of the same domain.")
+    if implied.domain_id != ROOT and prior.domain_id == ROOT:
+        raise Forbidden(reason="A role of a domain cannot be implied by one that belongs to none.")
     if prior.id in load_graph(connection).closure([implied.id]):
         raise BadRequest(reason="Roles that imply each other in a circle make no sense.")
     ensure_row(connection, role_implies, {"prior_id": prior.id, "implied_id": implied.id})

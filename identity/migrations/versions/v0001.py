@@ -283,12 +283,14 @@ def upgrade() -> None:
     sa.Column('user_id', sa.String(length=255), nullable=False),
     sa.Column('project_id', sa.String(length=255), nullable=True),
     sa.Column('type', sa.String(length=255), nullable=False),
+    sa.Column('access_digest', sa.String(length=255), nullable=True),
     sa.Column('sealed', sa.Text(), nullable=False),
     sa.Column('app_credential_id', sa.String(length=255), nullable=True),
     sa.Column('trust_id', sa.String(length=255), nullable=True),
     sa.Column('extra', sa.JSON(), nullable=False),
     sa.ForeignKeyConstraint(['user_id'], ['user_account.id'], name=op.f('fk_credential_user_id'), ondelete='CASCADE'),
-    sa.PrimaryKeyConstraint('id', name=op.f('pk_credential'))
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_credential')),
+    sa.UniqueConstraint('access_digest', name=op.f('uq_credential_access_digest'))
     )
     with op.batch_alter_table('credential', schema=None) as batch_op:
         batch_op.create_index('ix_credential_project', ['project_id'], unique=False)
