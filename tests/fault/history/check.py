@@ -32,6 +32,7 @@ from tests.fault.history.judge import Violation, is_unknown, judge
 from tests.fault.history.record import Event, load_history, save_history
 from tests.fault.history.register import Undecided
 from tests.fault.history.schedule import Fault, Trouble, draw_schedule
+from tests.fault.history.script import Script, load_script, run_script
 
 ROOT = Path(__file__).parents[3]
 START_S, END_S = 90.0, 120.0
@@ -40,7 +41,10 @@ SETTINGS = {"HOLDFAST_FAULTS": "1", "HOLDFAST_OBJECT_REQUEST_TIMEOUT_S": "6", "H
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One run. mixes: what clients do, by gateway; a gateway without one has no clients, without any all have the usual mix."""
+    """One run. mixes: what clients do, by gateway; a gateway without one has no clients, without any all have the usual mix.
+
+    script: in the place of clients and faults.
+    """
 
     seed: int
     operations: int = 1_500
@@ -49,6 +53,15 @@ class Plan:
     clients: int = 10
     workers: int = 3
     mixes: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+    script: Script | None = None
+
+
+def load_plan(facts: Mapping[str, Any], *, attempt: int = 0) -> Plan:
+    """A plan as a file of schedules has it; each attempt has a seed of its own."""
+    faults = tuple(Fault(**{**fault, "rules": tuple(fault["rules"])}) for fault in facts.get("faults", ()))
+    mixes = {int(gateway): mix for gateway, mix in facts.get("mixes", {}).items()}
+    script = load_script(facts["script"]) if "script" in facts else None
+    return Plan(**{**facts, "seed": facts["seed"] + attempt, "faults": faults, "mixes": mixes, "script": script})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +94,12 @@ def run_plan(state: Path, plan: Plan, *, say: Callable[[str], None] = lambda lin
     trouble = Trouble(admin, say=say)
     place = _make_place(state, plan, trouble)
     history = History(plan.operations)
-    clients = _make_clients(place, history, plan)
-    faults = _faults_of(plan, admin)
     began_s = time.monotonic()
-    for client in clients:
-        client.start()
-    begun = trouble.run(faults, done=lambda: len(history.events), is_over=history.is_over.is_set, seed=plan.seed)
-    _end(history, clients)
+    if plan.script is not None:
+        run_script(place, history, plan.script, trouble, seed=plan.seed)
+        begun = len(plan.script.kills) + 1
+    else:
+        begun = _run_clients(place, history, plan, trouble, _faults_of(plan, admin))
     trouble.wait_healthy()
     _look_again(place, history, plan)
     took_s = time.monotonic() - began_s
@@ -135,20 +147,26 @@ def _make_clients(place: Place, history: History, plan: Plan) -> list[Client]:
                    mix=dict(plan.mixes.get(at, MIX)), tags=tags) for number in range(plan.clients)]
 
 
+def _run_clients(place: Place, history: History, plan: Plan, trouble: Trouble, faults: Sequence[Fault]) -> int:
+    """Until they have done what was planned; how many faults there were."""
+    clients = _make_clients(place, history, plan)
+    for client in clients:
+        client.start()
+    begun = trouble.run(faults, done=lambda: len(history.events), is_over=history.is_over.is_set, seed=plan.seed)
+    for client in clients:
+        client.join(END_S)
+        assert not client.is_alive(), f"{client.name} hangs"
+    if history.errors:
+        raise history.errors[0]
+    return begun
+
+
 def _faults_of(plan: Plan, admin: AdminClient) -> Sequence[Fault]:
     if not isinstance(plan.faults, int):
         return plan.faults
     devices = [device["name"] for device in admin.get("/status")["devices"]]
     return draw_schedule(random.Random(plan.seed), operations=plan.operations, count=plan.faults, workers=plan.workers,
                          devices=devices)
-
-
-def _end(history: History, clients: Sequence[Client]) -> None:
-    for client in clients:
-        client.join(END_S)
-        assert not client.is_alive(), f"{client.name} hangs"
-    if history.errors:
-        raise history.errors[0]
 
 
 def _look_again(place: Place, history: History, plan: Plan) -> None:

@@ -137,7 +137,7 @@ class Client(threading.Thread):
         return replace(began, gateway=self._at, status=status, end_s=time.monotonic(), rows=rows)
 
     def _begin(self, number: int, verb: str, key: str, asked: dict[str, Any]) -> Event:
-        self._connect()
+        self.connect()
         return Event(number=number, client=self._number, gateway=self._at, verb=verb, key=key, begin_s=time.monotonic(), end_s=None,
                      **asked)
 
@@ -158,7 +158,7 @@ class Client(threading.Thread):
             time.sleep(0.01)             # a real client backs off, too
             return None
 
-    def _connect(self) -> None:
+    def connect(self) -> None:
         """To the gateway we want, if it serves; else to any."""
         if self._connection is not None:
             return

@@ -9,7 +9,8 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,32 +80,37 @@ class Trouble:
     def run(self, faults: Sequence[Fault], *, done: Callable[[], int], is_over: Callable[[], bool], seed: int) -> int:
         """All of `faults`, as `done` goes on; how many began. In the end there are none."""
         begun = 0
-        self._harmed = self._ask_harmed()
         try:
             for number, fault in enumerate(faults):
                 if not _wait(lambda at=fault.begin: done() >= at, is_over):       # type: ignore[misc]
                     break
                 begun += 1
                 self._say(f"fault {number + 1} at {done()}: {fault.text}")
-                if fault.rules:
-                    self._admin.post("/faults", {"rules": [dict(rule) for rule in fault.rules], "seed": seed + number})
-                if fault.kill is not None:
-                    self.kill(fault.kill)
-                _wait(lambda at=fault.end: done() >= at, is_over)                 # type: ignore[misc]
-                if fault.rules:
-                    self._count_harmed()
-                    self._admin.call("DELETE", "/faults")
+                with self.rules(fault.rules, seed=seed + number):
+                    if fault.kill is not None:
+                        self.kill(fault.kill)
+                    _wait(lambda at=fault.end: done() >= at, is_over)             # type: ignore[misc]
         finally:
             self._admin.call("DELETE", "/faults")
         return begun
 
+    @contextmanager
+    def rules(self, rules: Sequence[Mapping[str, Any]], *, seed: int) -> Iterator[None]:
+        """In force for as long as the context lasts."""
+        if not rules:
+            yield
+            return
+        before = self._ask_harmed()
+        self._admin.post("/faults", {"rules": [dict(rule) for rule in rules], "seed": seed})
+        try:
+            yield
+        finally:                         # a worker that was started again meanwhile counts from 0
+            harmed = zip(before, self._ask_harmed(), strict=True)
+            self.harmed_count += sum(now - then if now >= then else now for then, now in harmed)
+            self._admin.call("DELETE", "/faults")
+
     def _ask_harmed(self) -> list[int]:
         return [count or 0 for count in self._admin.get("/faults")["harmed"]]
-
-    def _count_harmed(self) -> None:
-        """A worker that was started again counts from 0."""
-        before, self._harmed = self._harmed, self._ask_harmed()
-        self.harmed_count += sum(now - then if now >= then else now for then, now in zip(before, self._harmed, strict=True))
 
     def kill(self, worker: int) -> None:
         """kill -9, if it runs."""
