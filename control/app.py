@@ -222,6 +222,7 @@ class _Front:
 
     def _finish(self, call: Call, response: web.Response) -> None:
         response.headers["x-openstack-request-id"] = call.request_id
+        response.headers["Server"] = "Holdfast"
         versions = self._service.versions
         if versions is not None and call.version is not None:
             for name, value in versions.answer_headers(call.version).items():

@@ -60,5 +60,8 @@ class Causes:
         noted = self._failures.get(request_id) or self._refusals.get(request_id)
         if noted is None:
             return None
-        facts = {name: getattr(noted, name) for name in Noted.__slots__}
-        return {"request": request_id, **facts, "causes": [{"rule": rule, "facts": dict(given)} for rule, given in noted.causes]}
+        causes = noted.causes or ((f"api.{noted.code}", {}),)
+        return {"txid": request_id, "time_us": noted.time_us, "status": noted.status, "ms": round(noted.seconds * 1e3, 3),
+                "method": noted.method, "path": noted.path, "parameters": {}, "peer": noted.peer, "user": noted.user,
+                "code": noted.code, "reason": noted.reason, "worker": noted.service, "devices": {},
+                "chain": [{"rule": rule, "facts": dict(given)} for rule, given in causes]}

@@ -10,7 +10,6 @@ from common.metrics import Registry
 from control.app import Call, Service
 from control.app import make_app as make_service_app
 from control.causes import Causes
-from control.db import Database
 from control.discovery import ApiVersion, versions_document
 from control.errors import IDENTITY
 from control.policy import Policy, load_overrides
@@ -59,18 +58,20 @@ ROUTES: tuple[Route, ...] = (
 )
 
 
-def make_policy(policy_file: str | None) -> Policy:
-    """The default rules, and an operator's file over them. Raises `ConfigError`."""
-    return Policy(DEFAULTS, load_overrides(Path(policy_file), DEFAULTS) if policy_file is not None else None)
+def make_policy(policy_file: Path | None) -> Policy:
+    """The default rules, and an operator's file over them, if there is one. Raises `ConfigError`."""
+    is_there = policy_file is not None and policy_file.exists()
+    return Policy(DEFAULTS, load_overrides(policy_file, DEFAULTS) if policy_file is not None and is_there else None)
 
 
-def make_service(state: Identity, database: Database, *, clock: Clock, registry: Registry | None = None,
+def make_service(state: Identity, *, clock: Clock, registry: Registry | None = None,
                  causes: Causes | None = None,
-                 fallback_host: str = "127.0.0.1:5000") -> Service:
+                 fallback_host: str = "127.0.0.1:5000", policy_file: Path | None = None) -> Service:
     """All parts of the application. Raises `ConfigError` for a policy file that cannot be used."""
     return Service(
-        name="identity", type="identity", routes=RouteTable(ROUTES), database=database, errors=IDENTITY, clock=clock, state=state,
-        policy=make_policy(state.config.policy_file), tokens=LocalTokens(state), public_url=state.config.public_url,
+        name="identity", type="identity", routes=RouteTable(ROUTES), database=state.database, errors=IDENTITY, clock=clock,
+        state=state,
+        policy=make_policy(policy_file), tokens=LocalTokens(state), public_url=state.config.public_url,
         fallback_host=fallback_host, registry=registry or Registry(), causes=causes or Causes(clock))
 
 

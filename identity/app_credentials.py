@@ -45,7 +45,8 @@ def show(connection: Connection, call: Call, row: Row[Any]) -> dict[str, Any]:
         app_credential_access_rule, app_credential_access_rule.c.access_rule_id == access_rule.c.id)
         .where(app_credential_access_rule.c.app_credential_id == row.id).order_by(access_rule.c.id)).all()
     shown = {"id": row.id, "name": row.name, "description": row.description, "project_id": row.project_id, "user_id": row.user_id,
-             "expires_at": None if row.expires_us is None else format_naive(row.expires_us), "unrestricted": row.unrestricted, "system": None,
+             "expires_at": None if row.expires_us is None else format_naive(row.expires_us), "system": None,
+             "unrestricted": row.unrestricted,
              "roles": [{"id": one.id, "name": one.name, "domain_id": one.domain_id or None} for one in roles],
              "links": self_link(call, f"users/{row.user_id}/application_credentials/{row.id}")}
     if rules:

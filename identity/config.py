@@ -31,8 +31,6 @@ class IdentityConfig:
                                      example='"https://id.example.org"')
     database: str | None = setting(None, "a SQLite file in the state directory, or a PostgreSQL URL", is_secret=True,
                                    needs_private_file=True, example='"postgresql://holdfast@db.example.org/holdfast"')
-    policy_file: str | None = setting(None, "YAML of rules that replace the defaults",
-                                      example='"/etc/holdfast/identity-policy.yaml"')
     token_life_s: int = setting(3_600, "how long a token is good", low=60, high=604_800)
     lockout_failures: int = setting(10, "wrong passwords in a row that lock a user out; 0: never", low=0, high=1_000)
     lockout_s: int = setting(300, "how long, unless unlocked", low=1, high=86_400_000)

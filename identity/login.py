@@ -67,6 +67,7 @@ class Proof:
 
 async def issue_token(call: Call) -> Answer:
     """The operation. Raises `Unauthorized`, `BadRequest`, `Forbidden`, `Overloaded`."""
+    refuse_plain(call)
     identity = call.body["auth"]["identity"]
     proof = Proof()
     for method in dict.fromkeys(identity["methods"]):
@@ -82,6 +83,13 @@ async def issue_token(call: Call) -> Answer:
     await call.read(lambda connection, _: check_factors(connection, proof))
     found = await (call.run if takes_use else call.read)(lambda connection, _: _make(connection, call, proof))
     return await answer_token(call, found, is_new=True)
+
+
+def refuse_plain(call: Call) -> None:
+    """No secret is taken over a connection that anybody can read. Raises `Forbidden`."""
+    if call.state.refuses_plain_logins:
+        reason = "Logins are refused here: this listener can be reached from outside and does not speak TLS."
+        raise Forbidden(reason=reason).because("login.plain")
 
 
 async def answer_token(call: Call, found: Meaning, *, is_new: bool) -> Answer:

@@ -47,6 +47,7 @@ class Identity:
                  clock: Clock) -> None:
         self.config, self.database, self.keys, self.vault = config, database, keys, vault
         self.passwords, self.clock = passwords, clock
+        self.refuses_plain_logins = False                    # a password would cross the network in clear
         self.generation = 0
         self._revoked: dict[tuple[str, str], int] = {}       # what was revoked, and how high the counter was then
         self._contexts: OrderedDict[bytes, Known] = OrderedDict()

@@ -14,7 +14,7 @@ from control.schema import BOOLEAN, ID_OR_NULL, TEXT, name_of, properties, wrapp
 from control.times import parse_time
 from identity.base import add_row, change_row, drop_row, find_row, free_attributes, get_allowed, missing, new_id, same_or_absent
 from identity.effective import load_graph, reachable
-from identity.login import verify_password
+from identity.login import refuse_plain, verify_password
 from identity.model import DEFAULT_DOMAIN, assignment, group, membership, password_history, project, user
 from identity.passwords import check_password
 from identity.state import Identity
@@ -209,6 +209,7 @@ def forget_user(connection: Connection, state: Identity, user_id: str) -> None:
 
 async def change_password(call: Call) -> None:
     """By the user: the old password is the proof, no token is needed, and an expired one can be changed."""
+    refuse_plain(call)
     given, state = call.body["user"], call.state
     user_id = call.params["user_id"]
     row: Row[Any] | None = await call.read(lambda connection, _: find_row(connection, user, user_id))

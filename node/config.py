@@ -11,6 +11,7 @@ from common.cluster_config import DEFAULT_POLICIES, ClusterConfig, Policy, Polic
 from common.config import Loaded, build_config, setting, table
 from common.configfile import NO_FILE, find_config_path, load_config_file
 from common.log import LogConfig
+from identity.config import IdentityConfig
 from object.config import ObjectConfig
 from proxy.audit import AuditConfig
 from proxy.config import AuthConfig, HttpConfig, LimitsConfig, TlsConfig
@@ -47,6 +48,7 @@ class HoldfastConfig:
     object: ObjectConfig = table(ObjectConfig, "Devices and object requests.")
     limits: LimitsConfig = table(LimitsConfig, "Constraints, as /info shows them.")
     auth: AuthConfig = table(AuthConfig, "Who may log in.")
+    identity: IdentityConfig = table(IdentityConfig, "The Identity API, and what passwords in it have to be.")
     log: LogConfig = table(LogConfig, "Logs.")
     audit: AuditConfig = table(AuditConfig, "Who did what, as JSON lines.")
     policy: tuple[PolicyRow, ...] = setting(DEFAULT_POLICIES, "Storage policies; one with three replicas if none is given.")

@@ -10,15 +10,16 @@ from common.errors import BadRequest, NotFound
 from node.plan import DeviceSlot
 
 _TXID = re.compile(r"tx[0-9a-f]{21}-([0-9a-f]{10})")
+_REQUEST_ID = re.compile(r"req-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")     # of the control plane
 Answer = Mapping[str, Any]
 
 
 def parse_txid(text: str) -> str:
     """The id in what an operator pasted: as printed, with the name of its header, in capitals. Raises `BadRequest`."""
-    found = _TXID.search(text.lower())
+    found = _TXID.search(text.lower()) or _REQUEST_ID.search(text.lower())
     if found is None:
         raise BadRequest(reason=f"{text!r} is no request id: they look like tx00c7b5a1f2e4d68090a1b-006918e2a4, and each answer "
-                                "has its own in the header X-Trans-Id")
+                                "has its own in the header X-Trans-Id (x-openstack-request-id, req-..., for the control plane)")
     return found[0]
 
 

@@ -13,12 +13,14 @@ from common.admin import AdminRequest, AdminRoute, make_admin_app, start_admin
 from common.clock import Clock, SystemClock
 from common.config import Loaded
 from common.config_text import effective_values
-from common.errors import ConfigError, StorageError
+from common.errors import ConfigError, NotFound, StorageError
 from common.log import configure_logging, get_logger
-from common.metrics import format_prometheus
-from common.secrets import load_secret
+from common.metrics import format_prometheus, merge_snapshots
+from common.secrets import load_or_create_secret, load_secret
 from common.version import VERSION
+from node.clouds import save_clouds
 from node.config import HoldfastConfig
+from node.control import ControlChild, admin_password_file, identity_address
 from node.endpoint import make_endpoint, remove_endpoint, save_endpoint
 from node.explain import explain, parse_txid
 from node.faults import switch_routes
@@ -58,7 +60,7 @@ def run_node(launch: Launch) -> int:
     lock = lock_state(root)
     try:
         configure_logging(config.log)
-        check_addresses(config)
+        check_addresses(loaded)
         state = open_state(root, config, device_count=launch.device_count, clock=SystemClock(), say=launch.say)
         return asyncio.run(Node(state, loaded, launch, SystemClock()).run())
     finally:
@@ -66,9 +68,13 @@ def run_node(launch: Launch) -> int:
         os.close(lock)
 
 
-def check_addresses(config: HoldfastConfig) -> None:
+def check_addresses(loaded: Loaded[HoldfastConfig]) -> None:
     """A port that is taken is told of before a store is made. Raises `ConfigError`."""
-    for where, address in (("node.listen", config.listen), ("node.admin_listen", parse_address(config.node.admin_listen))):
+    config = loaded.value
+    asked = [("node.listen", config.listen), ("node.admin_listen", parse_address(config.node.admin_listen))]
+    if config.identity.listen and loaded.origins.get("identity.listen", "default") != "default":
+        asked.append(("identity.listen", parse_address(config.identity.listen)))
+    for where, address in asked:
         try:
             check_free(address)
         except OSError as error:
@@ -92,6 +98,7 @@ class Node:
         self._endpoint: dict[str, Any] = {}
         self._listen = self._admin = Address("", 0)
         self._supervisor: Supervisor
+        self._control: ControlChild | None = None
         self._audit = AuditLog(self._config.audit, state.root, clock)
         self._reloading = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -105,6 +112,7 @@ class Node:
         loop.add_signal_handler(signal.SIGHUP, self._begin_reload)
         listeners, self._listen = bind_listeners(self._config.listen, self._worker_count)
         self._supervisor = Supervisor(self._state, self._config, listeners, clock=self._clock, on_change=self._save_endpoint)
+        self._control = self._make_control()
         runner, self._admin = await self._start_admin()
         try:
             if self._config.node.rpc_listen or self._config.cluster.seeds:
@@ -113,6 +121,8 @@ class Node:
                              f"{len(self._slots)} device{'s' * (len(self._slots) > 1)}")
             if not await self._start_unless(stop):
                 return 0
+            if self._control is not None:
+                await self._control.start()            # after the workers, whose start it would slow; its clients wait in the listener
             self._save_endpoint(is_complete=True)
             _log.info("node serves", listen=self._listen, admin=self._admin, pid=os.getpid(), version=VERSION)
             self._launch.on_ready(self._endpoint)
@@ -122,6 +132,8 @@ class Node:
             self._launch.say("stopping: requests that run may end")
             _log.info("node stops")
         finally:
+            if self._control is not None:
+                await self._control.stop()
             await self._supervisor.stop()
             await runner.cleanup()
             await self._audit.close()
@@ -144,6 +156,15 @@ class Node:
         start.cancel()
         return False
 
+    def _make_control(self) -> ControlChild | None:
+        """The process of the control plane, if this node has one. Raises `ConfigError`."""
+        address = identity_address(self._loaded)
+        if address is None:
+            return None
+        load_or_create_secret(self._state.secret_dir, admin_password_file(self._state.root).name)
+        return ControlChild(self._state, self._config, address, object_address=self._listen, clock=self._clock,
+                            on_change=self._save_endpoint)
+
     async def _start_admin(self) -> tuple[Any, Address]:
         address = parse_address(self._config.node.admin_listen)
         routes = (AdminRoute(method="GET", path="/status", handler=self._answer_status),
@@ -163,11 +184,21 @@ class Node:
         if not is_complete and not self._endpoint:
             return                               # nothing is promised before all workers serve
         self._endpoint = make_endpoint(self._state, self._config, listen=self._listen, admin=self._admin,
-                                       pids={"supervisor": os.getpid(), **self._supervisor.pids})
+                                       pids=self._pids)
+        if self._control is not None:
+            self._endpoint["urls"]["identity"] = self._control.url
         try:
             save_endpoint(self._state.root, self._endpoint)
+            if self._control is not None:
+                save_clouds(self._state.root, url=self._control.url, admin_password_file=admin_password_file(self._state.root),
+                            demo=self._endpoint.get("demo"), ca_file=self._endpoint.get("tls_cert"))
         except OSError as error:
             _log.error("endpoint.json cannot be written", error=error)
+
+    @property
+    def _pids(self) -> dict[str, object]:
+        control = {"control": self._control.pid} if self._control is not None else {}
+        return {"supervisor": os.getpid(), **self._supervisor.pids, **control}
 
     # reload
 
@@ -184,6 +215,8 @@ class Node:
                 loaded = self._launch.load()
                 config, waiting = merge_reload(self._config, with_demo_user(loaded.value))
                 await self._supervisor.reload(config)
+                if self._control is not None:
+                    await self._control.reload(config)
                 configure_logging(config.log)
                 self._audit.configure(config.audit)
             except (StorageError, OSError) as error:
@@ -212,10 +245,11 @@ class Node:
         replicas = min(self._state.replicas_of(name) for name in self._state.ring_names)
         findings = find_problems(workers, devices, replicas=replicas, disk_of=await self._read_disks(),
                                  fill_max=self._config.object.disk_fill_max, is_login_refused=self._config.is_login_refused)
+        control = self._control.facts() if self._control is not None else None
         return {"version": VERSION, "cluster": self._state.cluster_id, "node": self._state.node_id, "state": str(self._state.root),
                 "uptime_s": round(self._clock.monotonic_s() - self._started_s, 1), "urls": self._endpoint.get("urls", {}),
-                "pids": {"supervisor": os.getpid(), **self._supervisor.pids}, "replicas": replicas, "workers": workers,
-                "devices": devices, "findings": findings, "is_healthy": is_healthy(findings)}
+                "pids": self._pids, "replicas": replicas, "workers": workers,
+                "control": control, "devices": devices, "findings": findings, "is_healthy": is_healthy(findings)}
 
     async def _read_disks(self) -> dict[str, int | None]:
         """In a thread: a sick disk may keep stat waiting, and then it counts as there, for its worker knows more."""
@@ -227,8 +261,18 @@ class Node:
 
     async def _answer_explain(self, request: AdminRequest) -> object:
         txid = parse_txid(request.params["txid"])
+        if txid.startswith("req-"):
+            return await self._explain_control(txid)
         answers, states = await asyncio.gather(self._supervisor.ask_all("explain", txid=txid), self._supervisor.ask_all("status"))
         return explain(txid, answers, gather_devices(self._slots, states), self._slots, self._clock)
+
+    async def _explain_control(self, request_id: str) -> object:
+        """Of a request to the control plane. Raises `NotFound`."""
+        found = await self._control.ask("explain", request=request_id) if self._control is not None else None
+        if found is None:
+            raise NotFound(what="request", reason=f"nothing is known of {request_id}: it succeeded, is long ago, or the "
+                                                  "process that knew of it has ended")
+        return found
 
     async def _answer_usage(self, request: AdminRequest) -> object:
         """All that was counted up to now: the workers write it down first."""
@@ -242,7 +286,8 @@ class Node:
         return {shown.name: {"value": shown.value, "origin": shown.origin} for shown in effective_values(self._loaded)}
 
     async def _read_metrics(self) -> str:
-        return format_prometheus(await self._supervisor.metrics())
+        found = [await self._supervisor.metrics(), *(await self._control.metrics() if self._control is not None else ())]
+        return format_prometheus(merge_snapshots(found))
 
     async def _read_health(self) -> Mapping[str, object]:
         workers = self._supervisor.worker_facts()

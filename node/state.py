@@ -44,7 +44,8 @@ DEMO_USER = UserRow(account="demo", user="demo", groups=(".admin",), key_file="d
 _RPC_PORT = 6200
 _LOSSES = {"token.key": "tokens that clients have are no longer good: they log in again",
            "admin.key": "whoever has a copy of the old one needs the new one"}
-_OWN_NAMES = frozenset({"secrets", "devices", "rings", "run", "endpoint.json", "demo.env", "demo.curl", "lost+found"})
+_OWN_NAMES = frozenset({"secrets", "devices", "rings", "run", "endpoint.json", "demo.env", "demo.curl", "clouds.yaml",
+                        "openrc", "control", "policy", "lost+found"})
 _log = get_logger("node.state")
 Say = Callable[[str], None]              # takes a line for whoever watches the start
 

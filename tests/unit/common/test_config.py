@@ -186,7 +186,7 @@ def test_the_settings_of_the_sample_are_the_defaults():
     text, is_row = [], False
     for line in live:
         is_row = line.startswith("# [[") or (is_row and not line.startswith("["))
-        unset = re.match(r"(id|hash_prefix|hash_suffix|seeds|data|rpc_listen|cert|key|file) =", line)
+        unset = re.match(r"(id|hash_prefix|hash_suffix|seeds|data|rpc_listen|cert|key|file|public_url|database) =", line)
         text.append("" if is_row or unset else line)
     assert build_config(HoldfastConfig, parse_config_text("\n".join(text), path=FILE)).value == HoldfastConfig()
     assert sum(" = " in line and not line.startswith("#") for line in text) > 25
