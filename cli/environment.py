@@ -20,9 +20,10 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from common.errors import ConfigError
 from common.version import VERSION
@@ -54,10 +55,15 @@ class Parts:
 
 
 def find_parts(home: Path = HOME) -> Parts:
-    """What this command runs from. Raises `ConfigError` if something is missing."""
+    """What this command runs from: a checkout, an installed wheel, or what was installed by itself. Raises `ConfigError`."""
     check_python()
-    packages = tuple(_find_packages(home))
-    distributions = tuple(_find_distributions(home))
+    made_of = _read_stamp(Path(sys.prefix)) if home.is_relative_to(sys.prefix) and not (home / "pyproject.toml").exists() else None
+    names, needed = (made_of["packages"], made_of["needs"]) if made_of is not None else _read_project(home)
+    packages = tuple(home / name for name in sorted(names) if (home / name / "__init__.py").exists())
+    if home / "cli" not in packages:
+        raise ConfigError(where=str(home), reason="this is neither a checkout nor an installed wheel: there is nothing to "
+                          "install from")
+    distributions = tuple(_find_distributions(needed))
     return Parts(packages=packages, distributions=distributions, fingerprint=_fingerprint(packages, distributions))
 
 
@@ -68,25 +74,32 @@ def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> None:
                           "newer. Install one and name it: HOLDFAST_PYTHON=/usr/bin/python3.11 ./holdfast install")
 
 
-def _find_packages(home: Path) -> Iterator[Path]:
-    """Our top-level folders: those that a wheel would hold."""
+def _read_stamp(place: Path) -> dict[str, Any] | None:
+    """What an environment says of itself; None if it is none of ours, or not complete."""
+    try:
+        stamp: dict[str, Any] = json.loads((place / STAMP).read_text())
+        return stamp
+    except (OSError, ValueError):
+        return None
+
+
+def _read_project(home: Path) -> tuple[list[str], list[str]]:
+    """Names of our top-level folders, those that a wheel would hold, and what we need. Raises `ConfigError`."""
     project = home / "pyproject.toml"
     if project.exists():
-        patterns = tomllib.loads(project.read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
+        facts = tomllib.loads(project.read_text())
+        patterns = facts["tool"]["setuptools"]["packages"]["find"]["include"]
         names = [path.name for path in home.iterdir() if any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)]
-    else:
+        return names, facts["project"]["dependencies"]
+    try:
         files = importlib.metadata.files("holdfast") or []
-        names = sorted({file.parts[0] for file in files if len(file.parts) > 1})
-    for name in sorted(names):
-        if (home / name / "__init__.py").exists():
-            yield home / name
+        return list({file.parts[0] for file in files if len(file.parts) > 1}), importlib.metadata.requires("holdfast") or []
+    except importlib.metadata.PackageNotFoundError:
+        return [], []
 
 
-def _find_distributions(home: Path) -> Iterator[importlib.metadata.Distribution]:
+def _find_distributions(needed: Iterable[str]) -> Iterator[importlib.metadata.Distribution]:
     """What we need, and what that needs. Raises `ConfigError` for one that is not installed."""
-    project = home / "pyproject.toml"
-    needed = (tomllib.loads(project.read_text())["project"]["dependencies"] if project.exists()
-              else importlib.metadata.requires("holdfast") or [])
     seen: set[str] = set()
     open_names = [(requirement, "Holdfast") for requirement in needed]
     while open_names:
@@ -132,13 +145,9 @@ class Environments:
     def __init__(self, prefix: Path) -> None:
         self.prefix = prefix
 
-    def stamp_of(self, link: str) -> dict[str, str] | None:
+    def stamp_of(self, link: str) -> dict[str, Any] | None:
         """What the environment behind `link` (current, previous) says of itself; None if there is none."""
-        try:
-            stamp: dict[str, str] = json.loads((self.prefix / link / STAMP).read_text())
-            return stamp
-        except (OSError, ValueError):
-            return None
+        return _read_stamp(self.prefix / link)
 
     def is_current(self, parts: Parts) -> bool:
         """Whether there is nothing to make."""
@@ -167,7 +176,9 @@ class Environments:
         _run(str(place / "bin" / "python"), "-P", "-m", "compileall", "-q", str(packages))
         _open_to_all(place)
         _run(str(command), "version")                            # it has to run before it may become the current one
-        stamp = {"version": VERSION, "fingerprint": parts.fingerprint, "python": sys.version.split()[0]}
+        stamp = {"version": VERSION, "fingerprint": parts.fingerprint, "python": sys.version.split()[0],
+                 "packages": [package.name for package in parts.packages],
+                 "needs": [distribution.metadata["Name"] for distribution in parts.distributions]}
         (place / STAMP).write_text(json.dumps(stamp))
         (place / STAMP).chmod(0o644)
         return place

@@ -81,6 +81,9 @@ def test_the_installed_command_runs_from_where_it_is_put(real_run, tmp_path):
     done = subprocess.run([str(command), "config", "check", "--config", str(tmp_path / "root" / "etc/holdfast/holdfast.toml")],
                           cwd="/", env={}, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.endswith("good\n")
+    again = subprocess.run([str(command), "install", "--root", str(tmp_path / "root")], cwd="/", env={"PATH": os.environ["PATH"]},
+                           capture_output=True, text=True, check=False)
+    assert (again.stdout, again.stderr) == ("everything was as it should be\n", "")
     where = subprocess.run([str(command.parent / "python"), "-P", "-c", "import cli, numpy; print(cli.__file__, numpy.__file__)"],
                            cwd="/", env={}, capture_output=True, text=True, check=True).stdout.split()
     assert all(path.startswith(str(tmp_path / "root" / "opt/holdfast")) for path in where)
@@ -285,6 +288,11 @@ def test_a_missing_dependency_is_named(source, monkeypatch):
     monkeypatch.setattr(environment.importlib.metadata, "distribution", missing)
     with pytest.raises(ConfigError, match="not installed here"):
         find_parts(source)
+
+
+def test_what_is_neither_checkout_nor_wheel_cannot_be_installed(tmp_path):
+    with pytest.raises(ConfigError, match="nothing to install from"):
+        find_parts(tmp_path)
 
 
 def test_one_wrong_byte_makes_another_environment(source):
