@@ -122,7 +122,7 @@ class Node:
             if not await self._start_unless(stop):
                 return 0
             if self._control is not None:
-                await self._control.start()            # after the workers, whose start it would slow; its clients wait in the listener
+                await self._control.start()            # after the workers, whose start it would slow; clients wait in the listener
             self._save_endpoint(is_complete=True)
             _log.info("node serves", listen=self._listen, admin=self._admin, pid=os.getpid(), version=VERSION)
             self._launch.on_ready(self._endpoint)

@@ -74,7 +74,8 @@ async def test_a_login_that_makes_no_sense_is_400(make_cloud, body):
         assert answer.status == 400 and answer.body["error"]["code"] == 400
 
 
-@pytest.mark.parametrize("name", ["' OR 1=1 --", "admin'; DROP TABLE user_account; --", "%", "*", "admin\u0000", "\ud83d\ude00" * 50, "a" * 70_000])
+@pytest.mark.parametrize("name", ["' OR 1=1 --", "admin'; DROP TABLE user_account; --", "%", "*", "admin\u0000",
+                                  "\ud83d\ude00" * 50, "a" * 70_000])
 async def test_names_that_look_like_sql_find_nobody_and_harm_nothing(make_cloud, name):
     async with make_cloud() as cloud:
         who = {"name": name, "domain": {"id": "default"}, "password": "' OR '1'='1"}
@@ -157,7 +158,8 @@ async def test_exchanging_a_token_does_not_make_it_live_longer(make_cloud):
         assert set(new.methods) == {"token", "password"}
 
 
-@pytest.mark.parametrize("change", ["disable user", "new password", "delete user", "disable project", "take role", "disable domain"])
+@pytest.mark.parametrize("change", ["disable user", "new password", "delete user", "disable project", "take role",
+                                    "disable domain"])
 @pytest.mark.parametrize("clock_jump_us", [0, -3_600_000_000])
 async def test_what_takes_a_right_away_ends_the_token_at_once_whatever_the_clock_does(make_cloud, change, clock_jump_us):
     async with make_cloud() as cloud:
