@@ -161,11 +161,13 @@ def run_cli(*arguments: str) -> str:
 def _push(pending: dict[socket.socket, memoryview], tree: ProcessTree) -> int:
     """Send what the node takes until it has taken no more for a while; the highest PSS on the way."""
     most, last_progress_s = 0, time.monotonic()
+    for sock in pending:
+        sock.setblocking(False)
     while time.monotonic() - last_progress_s < _STILL_S:
         moved = 0
         for sock, data in list(pending.items()):
             try:
-                count = sock.send(data[:262_144], socket.MSG_DONTWAIT)
+                count = sock.send(data[:262_144])
             except BlockingIOError:
                 continue
             except OSError:                      # refused: its answer is counted later
@@ -186,7 +188,7 @@ def _push(pending: dict[socket.socket, memoryview], tree: ProcessTree) -> int:
 def _status_of(sock: socket.socket) -> str:
     """Of an answer that is here already, and whether it says when to come again; else ""."""
     try:
-        data = sock.recv(4096, socket.MSG_DONTWAIT)
+        data = sock.recv(4096)
     except OSError:
         return ""
     if not data.startswith(b"HTTP/1.1 "):
