@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import time
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -55,6 +56,19 @@ def parse_timestamp(text: str) -> int:
     if not 0 <= value < 10**10:
         raise ValueError(f"timestamp out of range: {text!r}")
     return round(value * 1_000_000)
+
+
+def format_isos(moments: Iterable[int]) -> list[str]:
+    """`format_iso` of many: rows of a page were often written in the same few seconds."""
+    seconds = -1
+    text = ""
+    out = []
+    for micros in moments:
+        second = micros // 1_000_000
+        if second != seconds:
+            seconds, text = second, _iso_second(second)
+        out.append("%s.%06d" % (text, micros % 1_000_000 // 10 * 10))        # noqa: UP031 - a third cheaper than an f-string here
+    return out
 
 
 def format_iso(micros: int) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from common.timestamp import ZERO, unpack_stamp
@@ -275,11 +275,12 @@ class Broker:
         """Live current rows of `instance` (0: any), and what `peer` may not hold of the page's range."""
         order = "DESC" if page.reverse else "ASC"
 
-        def seek(bounds: Bounds, limit: int) -> Iterator[tuple[str, ListEntry]]:
+        def seek(bounds: Bounds, limit: int) -> list[ListEntry]:
             where, values = _where(bounds)
-            cursor = self._db.execute(f"SELECT {_SHOWN} FROM rows WHERE {where} AND version='' AND is_live AND instance >= ? "
-                                      f"ORDER BY name {order} LIMIT ?", (*values, instance, limit))
-            return ((fields[0], ListEntry._make(fields)) for fields in cursor)
+            found: list[ListEntry] = self._db.execute(
+                f"SELECT {_SHOWN} FROM rows WHERE {where} AND version='' AND is_live AND instance >= ? "
+                f"ORDER BY name {order} LIMIT ?", (*values, instance, limit)).fetchall()
+            return found
 
         entries, last = list_page(seek, page)
         limit = max(page.limit, UNCONFIRMED_ROWS)

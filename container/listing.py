@@ -6,13 +6,13 @@ what lies directly below it and rolls nothing up.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from container.wire import PageRequest
 
-T = TypeVar("T")
+T = TypeVar("T", bound=tuple[Any, ...])
 _LAST = 0x10FFFF
 
 
@@ -28,7 +28,8 @@ class Bounds:
         return (name > self.low or (self.has_low and name == self.low)) and (self.high is None or name < self.high)
 
 
-Seek = Callable[[Bounds, int], Iterator[tuple[str, T]]]          # at most so many (name, row), in the page's direction
+Seek = Callable[[Bounds, int], list[T]]          # at most so many rows, each begins with its name, in the page's direction
+SEEK_ROLLED = 32                         # rows looked at before the next seek, where names may roll up
 
 
 def page_bounds(page: PageRequest) -> Bounds:
@@ -51,9 +52,12 @@ def list_page(seek: Seek[T], page: PageRequest) -> tuple[list[T | str], str | No
     while bounds is not None and len(entries) < page.limit:
         if bounds.high is not None and bounds.low >= bounds.high:
             break
+        if not page.delimiter:           # nothing rolls up: the rows are the page
+            rows = seek(bounds, page.limit)
+            return list(rows), (rows[-1][0] if len(rows) >= page.limit else None)
         found = None
-        for name, row in seek(bounds, page.limit - len(entries)):
-            found = name
+        for row in seek(bounds, min(page.limit - len(entries), SEEK_ROLLED)):
+            found = name = row[0]
             rolled_up = roll_up(name, page)
             if rolled_up is None:
                 if not (page.is_flat and name == page.prefix):

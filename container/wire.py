@@ -43,7 +43,7 @@ def pack_row(row: Row) -> tuple[object, ...]:
     return (row[0], row[1], row[2].pack(), *row[3:])
 
 
-def unpack_row(fields: list[object]) -> Row:
+def unpack_row(fields: Sequence[object]) -> Row:
     """Raises `Corruption`."""
     try:
         name, version, stamp, *rest = fields
@@ -99,15 +99,9 @@ class Figures(NamedTuple):
     object_count: int                    # sum, in accounts
 
 
-class ListEntry(NamedTuple):
-    """What a listing shows of a row."""
-
-    name: str
-    size_bytes: int
-    object_count: int
-    etag: str
-    content_type: str
-    created_us: int
+# What a listing shows of a row: name, size in bytes, object count, etag, content type, created us. Plain tuples, as SQLite and
+# msgpack make them: a page has a thousand, and gives none of them a name of its own.
+ListEntry = tuple[str, int, int, str, str, int]
 
 
 class PageAnswer(NamedTuple):
@@ -136,6 +130,5 @@ def pack_page(answer: PageAnswer) -> bytes:
 
 def unpack_page(packed: bytes) -> PageAnswer:
     """Inverse of `pack_page`."""
-    entries, unconfirmed, figures = msgpack.unpackb(packed)
-    return PageAnswer([entry if isinstance(entry, str) else ListEntry._make(entry) for entry in entries],
-                      [unpack_row(row) for row in unconfirmed], Figures(*figures))
+    entries, unconfirmed, figures = msgpack.unpackb(packed, use_list=False)
+    return PageAnswer(list(entries), [unpack_row(row) for row in unconfirmed], Figures(*figures))

@@ -207,7 +207,7 @@ async def list_rows(place: RowPlace, page: PageRequest, *, instance: int, deadli
         if len(answer.entries) < step.limit or len(entries) >= page.limit:
             return answer._replace(entries=entries)
         last = answer.entries[-1]
-        page = page._replace(marker=last if isinstance(last, str) else last.name)
+        page = page._replace(marker=last if isinstance(last, str) else last[0])
 
 
 async def _list_step(place: RowPlace, page: PageRequest, *, instance: int, deadline_s: float,

@@ -6,7 +6,7 @@ from html import escape
 from json.encoder import encode_basestring_ascii as quote
 
 from common.errors import BadRequest
-from common.timestamp import format_iso
+from common.timestamp import format_iso, format_isos
 from proxy.errors import Refusal
 from proxy.http.message import Request, Response
 from proxy.model import ContainerEntry, ObjectEntry, Page, Subdir
@@ -100,12 +100,28 @@ def listing_answer(media: str, headers: list[tuple[str, str]], *, kind: str, nam
     """The page in its form; an empty text is 204. kind: "account" or "container". Takes `headers` over."""
     headers += (("Content-Type", f"{media}; charset=utf-8"), ("Vary", "Accept"))
     if media == JSON:
-        body = f"[{', '.join(map(_as_json, entries))}]".encode()
+        body = _objects_as_json(entries) if kind == "container" else f"[{', '.join(map(_as_json, entries))}]".encode()
     elif media == TEXT:
         body = "".join(entry.name + "\n" for entry in entries).encode()
     else:
         body = _as_xml(kind, name, entries).encode()
     return Response(200 if body else 204, headers, body)
+
+
+def _objects_as_json(entries: Entries) -> bytes:
+    """As `json.dumps` would write it, at half of the cost: columns first, most of which C goes through alone."""
+    if not entries or not all(map(_is_object, entries)):
+        return f"[{', '.join(map(_as_json, entries))}]".encode()
+    names, sizes, etags, types, moments = zip(*entries)
+    quoted = {text: quote(text) for text in {*types}}
+    columns = zip(sizes, map(quote, etags), map(quote, names), map(quoted.__getitem__, types), format_isos(moments))
+    rows = [f'{{"bytes": {size}, "hash": {etag}, "name": {name}, "content_type": {kind}, "last_modified": "{moment}"}}'
+            for size, etag, name, kind, moment in columns]
+    return f"[{', '.join(rows)}]".encode()
+
+
+def _is_object(entry: ObjectEntry | ContainerEntry | Subdir) -> bool:
+    return type(entry) is ObjectEntry
 
 
 def _as_json(entry: ObjectEntry | ContainerEntry | Subdir) -> str:
