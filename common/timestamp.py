@@ -87,6 +87,7 @@ _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
+@lru_cache(4096)
 def format_http_date(seconds: int) -> str:
     """RFC 9110 IMF-fixdate, independent of the locale."""
     t = time.gmtime(seconds)

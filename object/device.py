@@ -44,7 +44,8 @@ from object.replay import SegmentScan, list_segments, read_segment_header, scan_
 from object.wire import SPACE_OBJECT, BodyState, Kind, Version, make_version
 
 log = get_logger("object.device")
-WARM_MAX = 4096
+WARM_MAX = 4096                         # registers of containers and accounts
+RECENT_MAX = 2048                        # objects that were looked at; about 1.5 KiB each
 REBUILD = "index.rebuild"                # a file that asks the next start for a new index
 ROW_TYPES = frozenset({RecordType.CONTAINER_ROW, RecordType.ACCOUNT_ROW})
 
@@ -110,7 +111,8 @@ class Device:
         self._lock = lock_device(fs, root)
         self.rows: dict[bytes, Held] = {}
         self._flushing: dict[bytes, Held] = {}
-        self._warm: dict[bytes, Held] = {}
+        self._warm: dict[bytes, Held] = {}                       # rows as the index has them
+        self._recent: dict[bytes, Held] = {}
         self.last_held: Held | None = None       # what the last `get` found
         self.pending: dict[bytes, Pending] = {}
         self._pending_changes: dict[bytes, Pending | None] = {}
@@ -152,8 +154,7 @@ class Device:
             last = self._replay(directory, headers, mark)
         except (Corruption, DeviceUnavailable) as error:         # only the index is asked for rows here
             log.warning("index damaged, rebuilding", device=self.root, error=str(error))
-            self.index.clear()
-            self.rows.clear()
+            self._forget_rows()
             self._beside = _Beside()
             last = self._replay(directory, headers, None)
         recovery = self.recovery
@@ -234,8 +235,7 @@ class Device:
             recovery.torn_bytes += scan.torn_bytes
         if scan is not None and mark is not None and mark.sequence > scan.last_sequence:
             recovery.amnesia = f"index knows sequence {mark.sequence}, journal ends at {scan.last_sequence}"
-            self.index.clear()
-            self.rows.clear()
+            self._forget_rows()
             self._beside = _Beside()
             return self._replay(directory, headers, None)
         return scan
@@ -286,7 +286,7 @@ class Device:
             return
         self._uncount(held)
         new = Held(row.ballot, row.version, state, record.sequence, segment, record.offset, record.length, row.trailer_crc)
-        self.rows[row.key] = new
+        self._show(row.key, new)
         self.filter.add(row.key)
         self.usage[segment] = self.usage.get(segment, 0) + record.length
         if not record.flags & FLAG_MOVED:
@@ -307,7 +307,7 @@ class Device:
             if held is None or held.ballot <= row.ballot:
                 unknown = make_version(stamp=row.stamp, root=row.stamp, kind=Kind.LIVE, path="")
                 self.filter.add(row.key)
-                self.rows[row.key] = Held(row.ballot, unknown, BodyState.LOST, row.sequence, scan.header.segment)
+                self._show(row.key, Held(row.ballot, unknown, BodyState.LOST, row.sequence, scan.header.segment))
                 self.recovery.damaged_rows += 1
 
     def take_row_records(self) -> list[tuple[int, bytes, int]]:
@@ -331,7 +331,7 @@ class Device:
         if held is None:
             held = self._flushing.get(key)
             if held is None:
-                held = self._warm.get(key)
+                held = (self._recent if key[0] >= SPACE_OBJECT else self._warm).get(key)
                 if held is None:
                     held = self._load(key)
         self.last_held = held
@@ -343,7 +343,7 @@ class Device:
         return held if held is not None else self.index.get(key)
 
     def _load(self, key: bytes) -> Held | None:
-        """From the index; registers of containers and accounts stay warm, every write of an object looks at them."""
+        """From the index; what is looked at stays at hand, registers of containers and accounts apart: every write looks at one."""
         if not self.filter.may_hold(key):
             return None
         try:
@@ -351,11 +351,24 @@ class Device:
         except Corruption as error:
             self.on_index_damage(error)
             raise DeviceUnavailable(device=self.identity.name, reason=f"index damaged: {error}") from error
-        if held is not None and key[0] < SPACE_OBJECT:
-            if len(self._warm) >= WARM_MAX:
-                self._warm.clear()
-            self._warm[key] = held
+        if held is not None:
+            kept, kept_max = (self._recent, RECENT_MAX) if key[0] >= SPACE_OBJECT else (self._warm, WARM_MAX)
+            if len(kept) >= kept_max:
+                kept.clear()
+            kept[key] = held
         return held
+
+    def _show(self, key: bytes, held: Held) -> None:
+        """The newest row from now on; what was kept of the index is older, and must not be found again after the next flush."""
+        self.rows[key] = held
+        (self._recent if key[0] >= SPACE_OBJECT else self._warm).pop(key, None)
+
+    def _forget_rows(self) -> None:
+        """All rows, those of the index too."""
+        self.index.clear()
+        self.rows.clear()
+        self._recent.clear()
+        self._warm.clear()
 
     def put(self, key: bytes, before: Held | None, ballot: Stamp, version: Version, state: int, body: bytes | None) -> int:
         if self.is_full and version.kind == Kind.LIVE and (before is None or before.version.stamp != version.stamp):
@@ -376,8 +389,7 @@ class Device:
         self._uncount(before)
         if before is not None and before.state == BodyState.FILE and not keeps and state != BodyState.LEARNED:
             self.displaced_bodies.append(body_path(self.root, key, before.version.body_id))
-        self.rows[key] = held
-        self._warm.pop(key, None)
+        self._show(key, held)
         self.filter.add(key)
         self._beside.data_sequence = sequence
         self._note_pending(key, version)
@@ -552,10 +564,9 @@ class Device:
         sequence = self.journal.append(kind, meta, stored, key=key, ballot=held.ballot, stamp=held.version.stamp,
                                        flags=FLAG_MOVED)
         copy = Held(held.ballot, held.version, held.state, sequence, trailer_crc=held.trailer_crc)
-        self._warm.pop(key, None)
         self._unplaced.append((copy, sequence))
         self._uncount(held)
-        self.rows[key] = copy
+        self._show(key, copy)
         return sequence
 
     def append_moved_other(self, record: Record) -> int:
@@ -633,9 +644,8 @@ class Device:
             path = body_path(self.root, key, held.version.body_id)
             with contextlib.suppress(OSError):
                 self.fs.rename(path, f"{self.root}/quarantine/{os.path.basename(path)}")
-        self._warm.pop(key, None)
-        self.rows[key] = Held(held.ballot, held.version, BodyState.DAMAGED, held.sequence, held.segment, held.offset,
-                              held.length, held.trailer_crc)
+        self._show(key, Held(held.ballot, held.version, BodyState.DAMAGED, held.sequence, held.segment, held.offset,
+                             held.length, held.trailer_crc))
         log.error("body quarantined", device=self.root, path=held.version.path, stamp=list(held.version.stamp))
 
     def unlink_displaced(self) -> None:

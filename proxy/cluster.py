@@ -25,7 +25,7 @@ from common.errors import (
 )
 from container.client import RowClient
 from object.client import ObjectClient
-from object.wire import SPACE_ACCOUNT, SPACE_CONTAINER, SPACE_OBJECT, Answer, Reply, ReplySink, make_key, split_key
+from object.wire import SPACE_ACCOUNT, SPACE_CONTAINER, SPACE_OBJECT, Reply, make_key, split_key
 from proxy.coordinator import Accept, Look, Message, Replies
 from proxy.witness import Witness, explain
 from ring.placement import Ring, hash_path
@@ -33,6 +33,7 @@ from ring.placement import Ring, hash_path
 E = TypeVar("E", bound=StorageError)
 AWAY = (DeviceUnavailable, TransportLost, DeadlineExceeded, DeviceFull, Overloaded)
 PLACES_MAX = 10_000                      # accounts and containers whose place is remembered
+LEFT_S_MIN = 0.001                       # every message has a deadline to come
 HEDGE_S_MIN, HEDGE_S_MAX = 0.005, 1.0
 
 
@@ -88,6 +89,7 @@ class Cluster:
         self._peers, self._prefix, self._suffix = peers, hash_prefix, hash_suffix
         self.worker, self.clock, self.rng = worker, clock, rng
         self.usual = Usual()
+        self.loop = asyncio.get_running_loop()   # asking for it costs a system call
         self._places: dict[str, tuple[Place, RowPlace]] = {}
         self._orders: dict[tuple[int, ...], tuple[ObjectClient, ...]] = {}
 
@@ -181,23 +183,27 @@ class Round:
         self._hedge: asyncio.TimerHandle | None = None
         self._started_s = 0.0
         clients = ports.place.clients
-        if isinstance(message, Look) and message.ballot is None:
-            self._sent = self._quorum
-            self._send(clients[0], message)
-            if message.read_body:
-                message = Look(None, message.seen_us)            # one body is enough
-        else:
-            self._sent = len(clients)
-            self._send(clients[0], message)
-        for client in clients[1:self._sent]:
+        is_read = isinstance(message, Look) and message.ballot is None
+        self._sent = self._quorum if is_read else len(clients)
+        for client in clients[:self._sent]:
             self._send(client, message)
+            if is_read and isinstance(message, Look) and message.read_body:
+                message = Look(None, message.seen_us)            # one body is enough
         self._ask_enough()
 
     def _send(self, client: ObjectClient, message: Message) -> None:
-        device_id = client.device_id
+        ports, device_id = self._ports, client.device_id
         self._pending.add(device_id)
+        left_s = ports.deadline_s - self._cluster.loop.time()
+        left_s = max(left_s, LEFT_S_MIN)
         try:
-            answer = self._ports.send(client, message, _Asked(self, device_id))
+            if isinstance(message, Look):
+                answer = client.look(ports.place.key, message.ballot, seen_us=message.seen_us, is_durable=ports.is_durable,
+                                     read_body=message.read_body, timeout_s=left_s, into=_Asked(self, device_id))
+            else:
+                answer = client.accept(ports.place.key, message.ballot, message.version, message.mode, seen_us=message.seen_us,
+                                       is_durable=ports.is_durable, body=message.body, timeout_s=left_s,
+                                       into=_Asked(self, device_id))
         except StorageError as error:
             self.fail(device_id, error)
             return
@@ -230,7 +236,7 @@ class Round:
     def _note(self, device_id: int, error: StorageError) -> None:
         self.errors[device_id] = error
         began_s = self._started_s                                # 0.0: refused before anybody had to wait
-        ms = (asyncio.get_running_loop().time() - began_s) * 1e3 if began_s else 0.0
+        ms = (self._cluster.loop.time() - began_s) * 1e3 if began_s else 0.0
         self._ports.note(device_id, _question(self.message), error, ms)
 
     def _ask_enough(self) -> None:
@@ -259,7 +265,7 @@ class Round:
         self._ask_enough()               # one may have failed since the round began
         if self._is_done:
             return self._end()
-        loop = asyncio.get_running_loop()
+        loop = self._cluster.loop
         self._started_s = loop.time()
         self._future = loop.create_future()
         if self._sent < len(self._ports.place.clients):
@@ -304,7 +310,7 @@ class Round:
     def _end_soon(self) -> None:
         """A quorum has answered, but not what was hoped for: the last one has as long as an answer usually takes."""
         if self._hedge is None and len(self.replies) >= self._quorum:
-            self._hedge = asyncio.get_running_loop().call_later(self._cluster.usual.hedge_s, self._give_up_waiting)
+            self._hedge = self._cluster.loop.call_later(self._cluster.usual.hedge_s, self._give_up_waiting)
 
     def _give_up_waiting(self) -> None:
         if self._future is not None and not self._future.done():
@@ -318,12 +324,12 @@ class Round:
 class RegisterPorts:
     """`proxy.coordinator.Ports` over a place, for one client operation."""
 
-    __slots__ = ("_is_durable", "cluster", "deadline_s", "errors", "holders", "on_missed", "place", "quorum", "witness", "worker",
+    __slots__ = ("cluster", "deadline_s", "errors", "holders", "is_durable", "on_missed", "place", "quorum", "witness", "worker",
                  "write_id")
 
     def __init__(self, cluster: Cluster, place: Place, *, deadline_s: float, is_durable: bool = False) -> None:
         """deadline_s: of the loop's clock. is_durable: promises by records of their own (containers, accounts)."""
-        self.cluster, self.place, self.deadline_s, self._is_durable = cluster, place, deadline_s, is_durable
+        self.cluster, self.place, self.deadline_s, self.is_durable = cluster, place, deadline_s, is_durable
         self.quorum, self.worker = place.quorum, cluster.worker
         self.write_id = cluster.rng.getrandbits(63) + 1
         self.holders: dict[int, Reply] = {}      # the last reply of each device
@@ -371,22 +377,13 @@ class RegisterPorts:
         return explain(error, rule, self.witness, path=self.place.path, needed=self.quorum, replicas=len(self.place.clients),
                        answered=sorted(self.holders))
 
-    def send(self, client: ObjectClient, message: Message, into: ReplySink) -> Answer:
-        """One message to one replica; what comes later goes to `into`."""
-        timeout_s = max(self.deadline_s - asyncio.get_running_loop().time(), 0.001)
-        if isinstance(message, Look):
-            return client.look(self.place.key, message.ballot, seen_us=message.seen_us, is_durable=self._is_durable,
-                               read_body=message.read_body, timeout_s=timeout_s, into=into)
-        return client.accept(self.place.key, message.ballot, message.version, message.mode, seen_us=message.seen_us,
-                             is_durable=self._is_durable, body=message.body, timeout_s=timeout_s, into=into)
-
     def now_us(self) -> int:
         return self.cluster.clock.now_us()
 
     async def pause(self, attempt: int) -> bool:
         """Exponential with jitter, 2 ms to 200 ms."""
         delay_s = min(0.002 * 2 ** attempt, 0.2) * (0.5 + self.cluster.rng.random())
-        if asyncio.get_running_loop().time() + delay_s >= self.deadline_s:
+        if self.cluster.loop.time() + delay_s >= self.deadline_s:
             return False
         await asyncio.sleep(delay_s)
         return True

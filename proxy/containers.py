@@ -80,7 +80,7 @@ class Containers:
 
     def deadline_s(self) -> float:
         """Of an operation that begins now, in the loop's clock."""
-        return asyncio.get_running_loop().time() + self._timeout_s
+        return self.cluster.loop.time() + self._timeout_s
 
     def ports(self, place: Place, deadline_s: float) -> RegisterPorts:
         """For one operation on the register of an account or container."""
@@ -88,7 +88,7 @@ class Containers:
 
     async def state(self, place: Place, deadline_s: float, *, fresh: bool) -> Version:
         """The settled state of a register, up to a second old unless `fresh`."""
-        now_s = asyncio.get_running_loop().time()
+        now_s = self.cluster.loop.time()
         version = None if fresh else self.cache.get(place.key, now_s)
         if version is None:
             version = (await Coordinator(self.ports(place, deadline_s)).read()).version
@@ -97,7 +97,7 @@ class Containers:
 
     async def settled(self, ports: RegisterPorts, replies: Replies) -> Version:
         """The state that these replies of a first look show, settled if they differ."""
-        now_s = asyncio.get_running_loop().time()
+        now_s = self.cluster.loop.time()
         coordinator = Coordinator(ports)
         agreed = coordinator.agreed(replies)
         if agreed is not None:
@@ -137,7 +137,7 @@ class Containers:
     async def _change(self, place: Place, deadline_s: float,
                       decide: Callable[[Version, Stamp], Version | Awaitable[Version | None] | None]) -> Outcome:
         """What `decide` raises is raised once the old state stands again: no row waits behind a promise left open."""
-        now_s = asyncio.get_running_loop().time()
+        now_s = self.cluster.loop.time()
         refusal: StorageError | None = None
 
         async def guarded(version: Version, ballot: Stamp) -> Version | None:
@@ -172,7 +172,7 @@ class Containers:
         Costs nothing while the account is remembered. Accounts without a quorum take down none of their containers.
         """
         place, _ = self.cluster.account(name)
-        loop = asyncio.get_running_loop()
+        loop = self.cluster.loop
         version = self.cache.get(place.key, loop.time())
         if version is not None and is_live(version):
             return

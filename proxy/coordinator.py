@@ -98,8 +98,10 @@ class Coordinator:
 
     def saw(self, replies: Replies) -> None:
         """Count what these replies show as seen: the next stamp is above it."""
-        for reply in replies:
-            self._highest = max(self._highest, reply.promised, reply.ballot, reply.version.stamp)
+        highest = self._highest
+        for _, promised, ballot, version, *_ in replies:
+            highest = max(highest, promised, ballot, version[0])
+        self._highest = highest
 
     def next(self) -> Stamp:
         """A stamp above everything seen; it is itself counted as seen."""

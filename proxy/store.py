@@ -33,6 +33,7 @@ from proxy.rows import Deliveries, deliver
 from proxy.witness import Witness, explain
 
 log = get_logger("proxy.store")
+_BAD = (BodyState.DAMAGED, BodyState.LEARNED, BodyState.LOST)
 OWE_S = 5.0                              # how long a gateway tries to have a write owed after its deadline
 
 
@@ -118,13 +119,15 @@ class ObjectStore(Containers):
         place = self.cluster.object(info.policy, account, container, name)
         ports = RegisterPorts(self.cluster, place, deadline_s=deadline_s)
         outcome = await Coordinator(ports).read(read_body=want_body)
-        found = self._info(place, outcome.version, outcome.ballot, ports, deadline_s)
+        body = _body_in(outcome) if want_body else None
+        found = self._info(place, outcome.version, outcome.ballot, ports, deadline_s, body)
         if found is None:
             raise NotFound(what="object")
         self._repair_if_needed(ports, outcome)
-        return info, replace(found, body=_body_in(outcome)) if want_body else found
+        return info, found
 
-    def _info(self, place: Place, version: Version, ballot: Stamp, ports: RegisterPorts, deadline_s: float) -> ObjectInfo | None:
+    def _info(self, place: Place, version: Version, ballot: Stamp, ports: RegisterPorts, deadline_s: float,
+              body: bytes | None = None) -> ObjectInfo | None:
         """None when there is no object, or it has expired."""
         if not is_live(version):
             return None
@@ -132,7 +135,7 @@ class ObjectStore(Containers):
         if descriptor.delete_at_s and descriptor.delete_at_s * 1_000_000 <= self.cluster.clock.now_us():
             return None
         source = Source(place, version, ballot, ports, deadline_s)
-        return ObjectInfo(path=version.path, size_bytes=version.size_bytes, descriptor=descriptor, source=source)
+        return ObjectInfo(path=version.path, size_bytes=version.size_bytes, descriptor=descriptor, body=body, source=source)
 
     async def read_body(self, info: ObjectInfo, offset: int, count: int) -> AsyncIterator[bytes]:
         if info.body is not None or info.size_bytes == 0:
@@ -170,8 +173,8 @@ class ObjectStore(Containers):
 
     def _repair_if_needed(self, ports: RegisterPorts, outcome: Outcome) -> None:
         """The read that met damage, or a replica without its body, has it mended."""
-        bad = (BodyState.DAMAGED, BodyState.LEARNED, BodyState.LOST)
-        if ports.damaged() or any(r.ballot == outcome.ballot and r.state in bad for r in outcome.replies):
+        is_bad = [r for r in outcome.replies if r.state in _BAD and r.ballot == outcome.ballot]
+        if is_bad or (ports.errors and ports.damaged()):
             self.repairer.repair(ports.place, outcome.version, outcome.ballot)
 
     # --- write ---------------------------------------------------------------------------------------------------
