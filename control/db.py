@@ -43,7 +43,7 @@ class Database:
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         if self.is_sqlite:
             self._writer = _sqlite_engine(url, size=1, begin="BEGIN IMMEDIATE")
-            self._reader = _sqlite_engine(url, size=readers, begin="BEGIN")
+            self._reader = _sqlite_engine(url, size=readers, begin="BEGIN", pragmas=("query_only = ON",))
             self._write_pool = ThreadPoolExecutor(1, thread_name_prefix="db-write")
         else:
             self._writer = self._reader = create_engine(parsed.set(drivername="postgresql+psycopg"), pool_size=readers + 1,
@@ -90,6 +90,8 @@ class Database:
 
     def _read_here(self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         with self._reader.connect() as connection, connection.begin():
+            if not self.is_sqlite:
+                connection.exec_driver_sql("SET TRANSACTION READ ONLY")
             return fn(connection, *args, **kwargs)
 
     async def _submit(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
@@ -128,7 +130,7 @@ def ensure_row(connection: Connection, table: Table, keys: Mapping[str, object],
     return connection.execute(statement).rowcount > 0
 
 
-def _sqlite_engine(url: str, *, size: int, begin: str) -> Engine:
+def _sqlite_engine(url: str, *, size: int, begin: str, pragmas: tuple[str, ...] = ()) -> Engine:
     engine = create_engine(url, poolclass=QueuePool, pool_size=size, max_overflow=0,
                            connect_args={"check_same_thread": False, "timeout": 5.0})
 
@@ -136,7 +138,7 @@ def _sqlite_engine(url: str, *, size: int, begin: str) -> Engine:
     def prepare(raw: Any, _: object) -> None:
         raw.isolation_level = None           # we say BEGIN ourselves
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "busy_timeout = 5000",
-                       "cache_size = -8000", "case_sensitive_like = ON"):
+                       "cache_size = -8000", "case_sensitive_like = ON", *pragmas):
             raw.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")

@@ -47,9 +47,10 @@ OPERATIONS = [
     ("POST", "users/{admin}/application_credentials", {"application_credential": {"name": "x"}}),
     ("POST", "credentials", {"credential": {"type": "totp", "blob": "x", "user_id": "{admin}"}}),
     ("PATCH", "projects/{project}", {"project": {"name": "x"}}), ("DELETE", "projects/{project}", None),
-    ("PUT", "projects/{project}/users/{me}/roles/{role}", None), ("PUT", "domains/default/users/{me}/roles/{role}", None),
-    ("PUT", "system/users/{me}/roles/{role}", None), ("PUT",
-                                                      "OS-INHERIT/domains/default/users/{me}/roles/{role}/inherited_to_projects", None),
+    ("PUT", "projects/{project}/users/{me}/roles/{role}", None),
+    ("PUT", "domains/default/users/{me}/roles/{role}", None),
+    ("PUT", "system/users/{me}/roles/{role}", None),
+    ("PUT", "OS-INHERIT/domains/default/users/{me}/roles/{role}/inherited_to_projects", None),
     ("PUT", "roles/{member}/implies/{role}", None), ("PATCH", "roles/{member}", {"role": {"name": "admin"}}),
 ]
 
@@ -273,6 +274,10 @@ async def test_nobody_gives_away_what_others_have_or_what_they_do_not_have(make_
         for roles in (("admin",), ("manager",), ("member", "admin")):
             assert (await trust(cloud, me, other["id"], project, token, roles=roles)).status == 403
         assert (await trust(cloud, me, other["id"], "demo", token, roles=("admin",))).status == 403
+        by_id = [{"id": await cloud.role("admin")}]
+        assert (await cloud.call("POST", "/v3/OS-TRUST/trusts", {"trust": {
+            "trustor_user_id": me, "trustee_user_id": other["id"], "project_id": project, "impersonation": False,
+            "roles": by_id}}, token=token)).status == 403
         assert (await trust(cloud, me, other["id"], project, token, roles=())).status == 403
 
 

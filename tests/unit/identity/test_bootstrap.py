@@ -1,0 +1,143 @@
+"""What a start makes, what it leaves alone, and that the tables are those of the migrations."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from common.secrets import hash_key
+from control.migrate import current_revision, differences, upgrade
+from identity.bootstrap import CatalogSeed, UserSeed, bootstrap
+from identity.main import MIGRATIONS
+from identity.model import metadata
+
+
+@pytest.fixture
+def seed(request):
+    return request.config.pluginmanager.getplugin(str(request.path.parent / "conftest.py")).SEED
+
+
+async def start_again(cloud, seed):
+    await cloud.state.database.run(bootstrap, cloud.state, seed)
+
+
+async def ids(cloud):
+    out = {}
+    for kind in ("users", "projects", "roles", "services", "endpoints", "role_assignments"):
+        rows = (await cloud.as_admin("GET", f"/v3/{kind}")).body[kind]
+        out[kind] = sorted(str(row.get("id") or row["links"]) for row in rows)
+    return out
+
+
+async def test_a_second_start_changes_nothing(make_cloud, seed):
+    async with make_cloud() as cloud:
+        before = await ids(cloud)
+        token = await cloud.login({"name": "demo", "domain": {"id": "default"}}, "demo key", {"project": {"id": "demo"}})
+        await start_again(cloud, seed)
+        assert await ids(cloud) == before
+        assert (await cloud.call("GET", "/v3/auth/catalog", token=token)).status == 200
+
+
+async def test_an_account_is_a_project_of_that_id_and_its_users_are_there(make_cloud):
+    async with make_cloud() as cloud:
+        token = await cloud.login({"name": "demo", "domain": {"id": "default"}}, "demo key", {"project": {"id": "demo"}})
+        catalog = (await cloud.call("GET", "/v3/auth/catalog", token=token)).body["catalog"]
+        url = next(service["endpoints"][0]["url"] for service in catalog if service["type"] == "object-store")
+        assert url.endswith("/v1/AUTH_demo")
+        await cloud.login({"name": "acme:bob", "domain": {"id": "default"}}, "bob's key")
+        identity = {"methods": ["password"], "password": {"user": {"name": "acme:bob", "domain": {"id": "default"},
+                                                                   "password": "bob's key"}}}
+        assert (await cloud.try_login(identity, {"project": {"id": "acme"}})).status == 401, "no role: he is no administrator"
+
+
+async def test_a_new_key_in_the_configuration_is_the_new_password_and_ends_old_tokens(make_cloud, seed):
+    async with make_cloud() as cloud:
+        demo = {"name": "demo", "domain": {"id": "default"}}
+        token = await cloud.login(demo, "demo key", {"project": {"id": "demo"}})
+        await start_again(cloud, replace(seed, users=(replace(seed.users[0], key="another"), seed.users[1])))
+        assert (await cloud.call("GET", "/v3/auth/catalog", token=token)).status == 401
+        await cloud.login(demo, "another", {"project": {"id": "demo"}})
+
+
+async def test_a_password_changed_by_its_user_outlives_a_start(make_cloud, seed):
+    async with make_cloud() as cloud:
+        demo = (await cloud.as_admin("GET", "/v3/users?name=demo")).body["users"][0]["id"]
+        body = {"user": {"original_password": "demo key", "password": "chosen"}}
+        assert (await cloud.call("POST", f"/v3/users/{demo}/password", body)).status == 204
+        await start_again(cloud, seed)
+        await cloud.login(demo, "chosen", {"project": {"id": "demo"}})
+
+
+async def test_who_left_the_configuration_is_shut_out_and_comes_back_with_it(make_cloud, seed):
+    async with make_cloud() as cloud:
+        demo = {"name": "demo", "domain": {"id": "default"}}
+        token = await cloud.login(demo, "demo key", {"project": {"id": "demo"}})
+        await start_again(cloud, replace(seed, users=seed.users[1:]))
+        assert (await cloud.call("GET", "/v3/auth/projects", token=token)).status == 401
+        identity = {"methods": ["password"], "password": {"user": {**demo, "password": "demo key"}}}
+        assert (await cloud.try_login(identity)).status == 401
+        await start_again(cloud, seed)
+        await cloud.login(demo, "demo key", {"project": {"id": "demo"}})
+
+
+async def test_who_is_no_administrator_any_more_loses_the_role(make_cloud, seed):
+    async with make_cloud() as cloud:
+        token = await cloud.login({"name": "demo", "domain": {"id": "default"}}, "demo key", {"project": {"id": "demo"}})
+        await start_again(cloud, replace(seed, users=(replace(seed.users[0], is_admin=False), seed.users[1])))
+        assert (await cloud.call("GET", "/v3/auth/catalog", token=token)).status == 401
+
+
+async def test_hashed_keys_of_the_configuration_work_as_passwords(make_cloud, seed):
+    async with make_cloud() as cloud:
+        user = UserSeed(account="zoo", name="ann", key=None, key_hash=hash_key("ann's"), is_admin=True)
+        await start_again(cloud, replace(seed, users=(*seed.users, user)))
+        await cloud.login({"name": "zoo:ann", "domain": {"id": "default"}}, "ann's", {"project": {"id": "zoo"}})
+
+
+async def test_an_account_named_like_something_of_ours_does_not_become_it(make_cloud, seed):
+    async with make_cloud() as cloud:
+        user = UserSeed(account="admin", name="admin", key="mine", key_hash=None, is_admin=True)
+        await start_again(cloud, replace(seed, users=(*seed.users, user)))
+        token = await cloud.login({"name": "admin:admin", "domain": {"id": "default"}}, "mine", {"project": {"id": "admin"}})
+        assert (await cloud.call("GET", "/v3/users", token=token)).status == 403
+        await cloud.login({"name": "admin", "domain": {"id": "default"}}, "of the administrator",
+                          {"project": {"name": "admin", "domain": {"id": "default"}}})
+
+
+async def test_the_catalog_follows_the_listeners_but_not_over_an_administrators_word(make_cloud, seed):
+    async with make_cloud() as cloud:
+        rows = (await cloud.as_admin("GET", "/v3/endpoints")).body["endpoints"]
+        mine = next(row for row in rows if row["interface"] == "internal" and "AUTH" in row["url"])
+        body = {"endpoint": {"url": "http://inside/v1/AUTH_%(project_id)s", "managed_by": "me"}}
+        assert (await cloud.as_admin("PATCH", f"/v3/endpoints/{mine['id']}", body)).status == 200
+        await start_again(cloud,
+                          replace(seed,
+                                  catalog=(CatalogSeed(type="object-store", name="x", url="http://moved/AUTH_%(project_id)s"),)))
+        urls = {row["interface"]: row["url"] for row in (await cloud.as_admin("GET", "/v3/endpoints")).body["endpoints"]
+                if "AUTH" in row["url"]}
+        assert urls["public"] == "http://moved/AUTH_%(project_id)s" and urls["internal"].startswith("http://inside")
+
+
+async def test_the_tables_are_those_of_the_migrations(make_cloud):
+    async with make_cloud() as cloud:
+        with cloud.state.database.engine.begin() as connection:
+            assert differences(connection, metadata, service="identity") == []
+            upgrade(connection, MIGRATIONS, service="identity")
+            assert current_revision(connection, service="identity") == "0001"
+
+
+async def test_a_missing_column_is_a_difference(make_cloud):
+    async with make_cloud() as cloud:
+        with cloud.state.database.engine.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE region DROP COLUMN description")
+            assert differences(connection, metadata, service="identity") != []
+
+
+async def test_a_database_of_a_newer_version_is_refused(make_cloud):
+    from common.errors import ConfigError
+
+    async with make_cloud() as cloud:
+        with cloud.state.database.engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE identity_revision SET version_num = '9999'")
+            with pytest.raises(ConfigError, match="newer"):
+                upgrade(connection, MIGRATIONS, service="identity")
