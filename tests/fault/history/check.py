@@ -218,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--keys", type=int, default=8)
     parser.add_argument("--clients", type=int, default=10)
     parser.add_argument("--workers", type=int, default=3, help="of the node; with --data it is asked")
-    parser.add_argument("--keep", type=Path, help="write the history to this file")
+    parser.add_argument("--keep", type=Path, help="write the history to this file; one that is rejected is kept anyhow")
     parser.add_argument("--judge", type=Path, help="judge this file, run nothing")
     options = parser.parse_args(argv)
     try:
@@ -237,8 +237,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Undecided as error:
         print(f"no verdict: {error}", file=sys.stderr)
         return 2
-    if options.keep is not None:
-        save_history(report.events, options.keep)
+    keep = options.keep
+    if report.violations and keep is None:
+        keep = Path(tempfile.gettempdir()) / f"history-{seed}-{uuid.uuid4().hex[:8]}.jsonl"
+    if keep is not None:
+        save_history(report.events, keep)
+        print(f"history in {keep}")
     print(report.text)
     return _tell(report.violations)
 
