@@ -10,15 +10,19 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, unquote
 
-from cli.explain_rules import FALLBACK, RULES, Rule
+from cli.explain_control import CONTROL_RULES
+from cli.explain_rules import FALLBACK, Rule
+from cli.explain_rules import RULES as OBJECT_RULES
 from common.admin import AdminClient
 from node.config import load_config
 from node.explain import parse_txid
 
 _TIMEOUT_S = 15.0
+RULES = {**OBJECT_RULES, **CONTROL_RULES}
 UNKNOWN = "(unknown)"
 _ABOUT = """\
-Why a request was refused (4xx) or failed (5xx). TXID is the X-Trans-Id of its answer, as printed by the client."""
+Why a request was refused (4xx) or failed (5xx). TXID is the X-Trans-Id of its answer, as printed by the client, or the
+x-openstack-request-id (req-...) of an answer of the control plane."""
 _AFTER = """\
 Each worker keeps its last 2000 refusals and 500 failures since it was started; of requests that succeed nothing is kept.
 No tokens, keys or signatures are among it.
