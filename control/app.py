@@ -36,7 +36,8 @@ from control.versions import Version, VersionRange
 _BODY_S = 30.0
 _REQUEST_ID = re.compile(r"req-[0-9a-fA-F-]{36}")
 _PARAMETER_CHARS_MAX = 255
-_BODY_TYPES = frozenset({"application/json", "application/octet-stream", "text/plain"})    # the latter: clients that name none
+# beside JSON what clients send that name no type of their own; no cookie logs anybody in, so a form cannot either
+_BODY_TYPES = frozenset({"application/json", "application/octet-stream", "text/plain", "application/x-www-form-urlencoded"})
 _log = get_logger("control.app")
 
 

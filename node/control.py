@@ -32,6 +32,7 @@ from node.state import NodeState
 from node.supervisor import restart_delay_s, wait_gone
 from node.worker import pack_config
 
+_BACKLOG = 1_024
 _CALL_S, _RELOAD_S, _STOP_S = 5.0, 60.0, 12.0
 _START = "import sys; sys.path.insert(0, sys.argv.pop()); from node.control_main import main; main()"
 _log = get_logger("node.control")
@@ -134,7 +135,7 @@ class ControlChild:
             if delay_s == 0:
                 continue
             for index, sock in enumerate(self._listeners):       # nobody should wait in a socket that is served in 30 s
-                self._listeners[index] = bind_again(sock)
+                self._listeners[index] = bind_again(sock)          # refuses, until the next process listens
                 sock.close()
             try:
                 async with asyncio.timeout(delay_s):
@@ -206,7 +207,10 @@ class ControlChild:
 
 def _bind(address: Address) -> tuple[list[list[socket.socket]], Address]:
     try:
-        return bind_listeners(address, 1)
+        listeners, chosen = bind_listeners(address, 1)
+        for sock in listeners[0]:
+            sock.listen(_BACKLOG)                # from now on: who comes before the process serves waits for it
+        return listeners, chosen
     except ConfigError as error:
         raise ConfigError(where="identity.listen", reason=error.fields["reason"]) from error
 
