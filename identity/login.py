@@ -80,9 +80,16 @@ async def issue_token(call: Call) -> Answer:
         proof.methods.append(method)
     scope = call.body["auth"].get("scope")
     takes_use = proof.totp is not None or (isinstance(scope, Mapping) and "OS-TRUST:trust" in scope)
-    await call.read(lambda connection, _: check_factors(connection, proof))
-    found = await (call.run if takes_use else call.read)(lambda connection, _: _make(connection, call, proof))
-    return await answer_token(call, found, is_new=True)
+    found, catalog = await (call.run if takes_use else call.read)(lambda connection, _: _make_shown(connection, call, proof))
+    headers = {"X-Subject-Token": encode_token(found.facts, call.state.keys)}
+    return Answer(body=show_token(found, catalog=catalog), headers=headers)
+
+
+def _make_shown(connection: Connection, call: Call, proof: Proof) -> tuple[Meaning, list[dict[str, Any]] | None]:
+    """A token and its catalog, in one transaction."""
+    check_factors(connection, proof)
+    found = _make(connection, call, proof)
+    return found, token_catalog(connection, call, found) if wants_catalog(call) else None
 
 
 def refuse_plain(call: Call) -> None:
@@ -92,13 +99,9 @@ def refuse_plain(call: Call) -> None:
         raise Forbidden(reason=reason).because("login.plain")
 
 
-async def answer_token(call: Call, found: Meaning, *, is_new: bool) -> Answer:
-    """Header and body of a token that was made here."""
-    state: Identity = call.state
-    wants_catalog = not any(name == "nocatalog" for name, _ in call.query)
-    catalog = await call.read(lambda connection, _: token_catalog(connection, call, found)) if wants_catalog else None
-    headers = {"X-Subject-Token": encode_token(found.facts, state.keys), "Vary": "X-Auth-Token"} if is_new else {}
-    return Answer(body=show_token(found, catalog=catalog), headers=headers)
+def wants_catalog(call: Call) -> bool:
+    """Unless it says ?nocatalog."""
+    return not any(name == "nocatalog" for name, _ in call.query)
 
 
 def token_catalog(connection: Connection, call: Call, found: Meaning) -> list[dict[str, Any]]:

@@ -109,6 +109,10 @@ class Identity:
         if len(self._contexts) > _CONTEXTS_MAX:
             self._contexts.popitem(last=False)
 
+    def forget_contexts(self) -> None:
+        """What tokens mean is asked again."""
+        self._contexts.clear()
+
     # changes
 
     def change(self, connection: Connection) -> int:

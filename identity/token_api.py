@@ -13,12 +13,12 @@ from control.listing import link_map, parse_boolean
 from control.routes import Answer, Route
 from control.times import format_time
 from identity.effective import reachable
-from identity.login import LOGIN, answer_token, issue_token, token_catalog
+from identity.login import LOGIN, issue_token, token_catalog, wants_catalog
 from identity.model import ROOT, project, project_tag, revocation
 from identity.scopes import Meaning, find_meaning
 from identity.state import Identity
 from identity.tokens import TokenFacts, decode_token
-from identity.views import show_domain, show_project
+from identity.views import show_domain, show_project, show_token
 
 _GRACE_US = 172_800 * 1_000_000          # for services that finish what a user began
 
@@ -58,7 +58,8 @@ class LocalTokens:
 async def validate(call: Call) -> Answer:
     """GET, HEAD: 404 for a token that is no good, whatever is wrong with it."""
     found = await _subject(call)
-    return await answer_token(call, found, is_new=False)
+    catalog = await call.read(lambda connection, _: token_catalog(connection, call, found)) if wants_catalog(call) else None
+    return Answer(body=show_token(found, catalog=catalog))
 
 
 async def revoke(call: Call) -> None:
