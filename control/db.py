@@ -127,7 +127,7 @@ def ensure_row(connection: Connection, table: Table, keys: Mapping[str, object],
     """Insert a row unless one is in its way; True if it was made. Two that race make one, and neither fails."""
     dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
     statement = dialect.insert(table).values(**keys, **(values or {})).on_conflict_do_nothing()
-    return connection.execute(statement).rowcount > 0
+    return connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount > 0
 
 
 def _sqlite_engine(url: str, *, size: int, begin: str, pragmas: tuple[str, ...] = ()) -> Engine:

@@ -18,7 +18,7 @@ from identity.credentials import find_ec2
 from identity.login import token_catalog
 from identity.scopes import Meaning, resolve
 from identity.signatures import SignedRequest, decode_string, matches_request, matches_string, signed_at_us
-from identity.state import Identity, read_generation
+from identity.state import Identity
 from identity.tokens import TokenFacts, encode_token, new_audit_id
 from identity.views import show_token
 
@@ -49,12 +49,13 @@ async def _answer(call: Call, check: Any, *, gives_token: bool) -> Answer:
     state: Identity = call.state
 
     def find(connection: Connection, _: Call) -> tuple[Meaning, list[dict[str, Any]]]:
+        generation = state.refresh_here(connection)
         row = find_ec2(connection, given["access"])
         if row is None:
             raise Unauthorized().because("ec2.unknown_key")
         if not check(state, json.loads(state.vault.open_text(row.sealed))["secret"], given):
             raise Unauthorized().because("ec2.signature", user=row.user_id)
-        found = _meaning(connection, state, row)
+        found = _meaning(connection, state, row, generation)
         return found, token_catalog(connection, call, found)
 
     found, catalog = await call.read(find)
@@ -62,13 +63,12 @@ async def _answer(call: Call, check: Any, *, gives_token: bool) -> Answer:
     return Answer(body=show_token(found, catalog=catalog), headers=headers)
 
 
-def _meaning(connection: Connection, state: Identity, row: Row[Any]) -> Meaning:
+def _meaning(connection: Connection, state: Identity, row: Row[Any], generation: int) -> Meaning:
     """No more than its owner may do in the project now; under an application credential or trust no more than that."""
     now_us = state.clock.now_us()
-    state.refresh_here(connection)
     return resolve(connection, state, TokenFacts(
         user_id=row.user_id, methods=("ec2credential",), scope_kind="project", scope_id=row.project_id, issued_us=now_us,
-        expires_us=now_us + state.config.token_life_s * 1_000_000, generation=read_generation(connection),
+        expires_us=now_us + state.config.token_life_s * 1_000_000, generation=generation,
         audit_ids=(new_audit_id(),), app_credential_id=row.app_credential_id, trust_id=row.trust_id))
 
 

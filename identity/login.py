@@ -22,7 +22,7 @@ from identity.effective import effective_roles
 from identity.model import app_credential, credential, project, trust, user
 from identity.oauth import check_access_signature
 from identity.scopes import Meaning, find_meaning, living_trust, resolve
-from identity.state import Identity, read_generation
+from identity.state import Identity
 from identity.tokens import TokenFacts, decode_token, encode_token, new_audit_id
 from identity.totp import matching_step, use_step
 from identity.views import show_token
@@ -270,7 +270,8 @@ def _domain_id(connection: Connection, given: Mapping[str, Any]) -> str | None:
 def _make(connection: Connection, call: Call, proof: Proof) -> Meaning:
     """The second transaction: what was proven still stands, the scope is allowed, the token is made."""
     state: Identity = call.state
-    state.refresh_here(connection)
+    # read before all else: whatever is taken away after this counts higher and ends the token, on databases without snapshots too
+    generation = state.refresh_here(connection)
     row = find_row(connection, user, proof.user_id)
     if row is None or (proof.password_hash is not None and row.password_hash != proof.password_hash):
         raise Unauthorized().because("login.changed", user=proof.user_id)
@@ -282,17 +283,17 @@ def _make(connection: Connection, call: Call, proof: Proof) -> Meaning:
     if proof.app_credential is not None:
         if scope is not None:
             raise Unauthorized(reason="An application credential has its scope already.").because("login.scope")
-        return _finish(connection, state, proof, kind="project", scope_id=proof.app_credential.project_id,
+        return _finish(connection, state, proof, generation, kind="project", scope_id=proof.app_credential.project_id,
                        app_credential_id=proof.app_credential.id)
     if proof.access_token is not None:
-        return _finish(connection, state, proof, kind="project", scope_id=proof.access_token.project_id,
+        return _finish(connection, state, proof, generation, kind="project", scope_id=proof.access_token.project_id,
                        access_token_id=proof.access_token.id)
     if isinstance(scope, Mapping) and "OS-TRUST:trust" in scope:
-        return _make_for_trust(connection, state, proof, scope["OS-TRUST:trust"]["id"])
+        return _make_for_trust(connection, state, proof, generation, scope["OS-TRUST:trust"]["id"])
     if proof.before is not None and proof.before.trust_id is not None:
         raise Forbidden(reason="A token of a trust cannot be exchanged for another one.").because("login.rescope")
     kind, scope_id = _choose_scope(connection, row, scope, proof)
-    return _finish(connection, state, proof, kind=kind, scope_id=scope_id)
+    return _finish(connection, state, proof, generation, kind=kind, scope_id=scope_id)
 
 
 def _choose_scope(connection: Connection, row: Row[Any], scope: object, proof: Proof) -> tuple[str, str]:
@@ -325,7 +326,7 @@ def _project_id(connection: Connection, given: Mapping[str, Any]) -> str:
     return found or "no such project"
 
 
-def _make_for_trust(connection: Connection, state: Identity, proof: Proof, trust_id: str) -> Meaning:
+def _make_for_trust(connection: Connection, state: Identity, proof: Proof, generation: int, trust_id: str) -> Meaning:
     """Take one use, by a conditional update: of many logins at once no more succeed than uses are left."""
     row = living_trust(connection, state, trust_id)
     if row is None or row.trustee_user_id != proof.user_id or (proof.before is not None and proof.before.trust_id is not None):
@@ -337,13 +338,15 @@ def _make_for_trust(connection: Connection, state: Identity, proof: Proof, trust
             raise Forbidden(reason="The trust has no uses left.").because("login.trust_used", trust=trust_id)
     proof.user_id = row.trustor_user_id if row.impersonation else row.trustee_user_id
     try:
-        return _finish(connection, state, proof, kind="project" if row.project_id else "", scope_id=row.project_id or "",
+        return _finish(connection, state, proof, generation, kind="project" if row.project_id else "", scope_id=row.project_id
+                       or "",
                        trust_id=row.id)
     except Unauthorized as error:
         raise Forbidden(reason="The trust cannot be used: its trustor has lost a role or was disabled.").after(error) from error
 
 
-def _finish(connection: Connection, state: Identity, proof: Proof, *, kind: str, scope_id: str, trust_id: str | None = None,
+def _finish(connection: Connection, state: Identity, proof: Proof, generation: int, *, kind: str, scope_id: str,
+            trust_id: str | None = None,
             app_credential_id: str | None = None, access_token_id: str | None = None) -> Meaning:
     assert proof.user_id is not None
     now_us = state.clock.now_us()
@@ -363,7 +366,7 @@ def _finish(connection: Connection, state: Identity, proof: Proof, *, kind: str,
         if found is not None and found.expires_us is not None:
             expires_us = min(expires_us, found.expires_us)
     facts = TokenFacts(user_id=proof.user_id, methods=tuple(methods), scope_kind=kind, scope_id=scope_id, expires_us=expires_us,
-                       issued_us=now_us, generation=read_generation(connection), audit_ids=audit_ids, trust_id=trust_id,
+                       issued_us=now_us, generation=generation, audit_ids=audit_ids, trust_id=trust_id,
                        app_credential_id=app_credential_id, access_token_id=access_token_id)
     return resolve(connection, state, facts)
 

@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 
 import pytest
 from sqlalchemy import Column, ForeignKey, Integer, MetaData, String, Table, insert, select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from common.errors import BadRequest, Overloaded
 from control.db import Database, after_commit, ensure_row, sqlite_url
@@ -25,7 +26,9 @@ QUOTAS = Quotas(METADATA, {"volumes": 10, "gigabytes": -1})
 
 @pytest.fixture
 def database(tmp_path):
-    made = Database(sqlite_url(tmp_path / "test.sqlite"))
+    """SQLite, or the PostgreSQL of HOLDFAST_TEST_DATABASE."""
+    made = Database(os.environ.get("HOLDFAST_TEST_DATABASE") or sqlite_url(tmp_path / "test.sqlite"))
+    METADATA.drop_all(made.engine)
     METADATA.create_all(made.engine)
     yield made
     made.close()
@@ -73,7 +76,7 @@ async def test_broken_promises_of_tables_are_errors_of_ours(database):
 
 
 async def test_a_read_cannot_write(database):
-    with pytest.raises(OperationalError):
+    with pytest.raises(DBAPIError):
         await database.read(add, "a")
     assert await database.read(names) == []
 

@@ -12,6 +12,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from common.clock import ManualClock
+from control.db import Database
 from identity.app import make_app, make_service
 from identity.bootstrap import CatalogSeed, Seed, UserSeed, bootstrap
 from identity.config import IdentityConfig
@@ -108,14 +109,31 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def empty_database(url: str, state_dir: Path) -> None:
+    """A PostgreSQL database as the template's is: nothing in it but what a start makes."""
+    raw = Database(url)
+    with raw.engine.begin() as connection:
+        connection.exec_driver_sql("DROP SCHEMA public CASCADE")
+        connection.exec_driver_sql("CREATE SCHEMA public")
+    raw.close()
+    state = open_identity(IdentityConfig(database=url), state_dir, clock=ManualClock(), passwords=cheap_passwords())
+    state.database.run_here(bootstrap, state, SEED)
+    close_identity(state)
+
+
 @pytest.fixture
 def make_cloud(template: Path, tmp_path: Path) -> Iterator[Any]:
-    """`async with make_cloud(setting=value) as cloud:`"""
+    """`async with make_cloud(setting=value) as cloud:`; on SQLite, or on the PostgreSQL of HOLDFAST_TEST_DATABASE, an empty one."""
+    url = os.environ.get("HOLDFAST_TEST_DATABASE")
+
     @asynccontextmanager
     async def make(**settings: Any) -> AsyncIterator[Cloud]:
         root = tmp_path / "state"
         if not root.exists():
             shutil.copytree(template, root)
+            if url is not None:
+                empty_database(url, root)
+        settings = {**settings, **({"database": url} if url is not None else {})}
         clock = ManualClock()
         state = open_identity(IdentityConfig(**settings), root, clock=clock, passwords=cheap_passwords())
         await state.database.read(state.refresh_here)

@@ -185,7 +185,7 @@ async def test_keys_made_by_an_application_credential_stay_under_it(make_cloud):
 
         row = await cloud.state.database.read(find_row, credential, (await cloud.call(
             "GET", "/v3/credentials", token=weak)).body["credentials"][0]["id"])
-        found = await cloud.state.database.read(_meaning, cloud.state, row)
+        found = await cloud.state.database.read(_meaning, cloud.state, row, 1)
         assert set(found.roles.values()) == {"reader"}
 
 
