@@ -49,7 +49,8 @@ def format_status(facts: Mapping[str, Any]) -> str:
     """The answer of the admin API as tables, findings first."""
     out = [f"node {facts['node']} of cluster {facts['cluster']}: {'healthy' if facts['is_healthy'] else 'needs attention'}, "
            f"up {format_duration(facts['uptime_s'])}, version {facts['version']}\n",
-           f"objects {facts['urls'].get('swift', '-')}   login {facts['urls'].get('auth', '-')}   state {facts['state']}\n"]
+           f"objects {facts['urls'].get('swift', '-')}   login {facts['urls'].get('auth', '-')}   "
+           f"identity {facts['urls'].get('identity', '-')}   state {facts['state']}\n"]
     for finding in facts["findings"]:
         mark = {"error": "!!", "warning": "! ", "note": "- "}[finding["level"]]
         out.append(f"{mark} {finding['text']}\n   {finding['advice']}\n")

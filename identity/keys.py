@@ -16,6 +16,7 @@ from common.errors import ConfigError, Corruption
 from common.secrets import load_secret, make_secret_dir, save_secret
 
 KEPT = 3
+KEEP_ALL = 1 << 30                       # for what is stored: it has to be opened for ever
 _STAGED = 0
 
 
@@ -30,10 +31,12 @@ class KeySet:
             save_secret(directory, "0", _new_key())
             save_secret(directory, "1", _new_key())
         self._fernet: MultiFernet
+        self._read_ns = 0
         self.load()
 
     def load(self) -> None:
         """Read the directory again. Raises `ConfigError`."""
+        self._read_ns = self._directory.stat().st_mtime_ns
         numbers = self._numbers()
         if not numbers or numbers[-1] == _STAGED:
             raise ConfigError(where=str(self._directory), reason="there is no primary key: restore the directory from a backup")
@@ -42,6 +45,11 @@ class KeySet:
             self._fernet = MultiFernet([Fernet(load_secret(self._directory / str(number))) for number in ordered])
         except ValueError as error:
             raise ConfigError(where=str(self._directory), reason=f"a file is no key: {error}") from error
+
+    def follow(self) -> None:
+        """Read the directory again if another process has changed it. Raises `ConfigError`, `OSError`."""
+        if self._directory.stat().st_mtime_ns != self._read_ns:
+            self.load()
 
     def rotate(self) -> int:
         """The staged key becomes the primary one; answers its number. A crash on the way leaves a set that works."""

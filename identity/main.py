@@ -7,7 +7,7 @@ from common.clock import Clock
 from control.db import Database, sqlite_url
 from control.migrate import upgrade
 from identity.config import IdentityConfig
-from identity.keys import KeySet
+from identity.keys import KEEP_ALL, KeySet
 from identity.passwords import Passwords
 from identity.state import Identity
 
@@ -40,7 +40,7 @@ def open_identity(config: IdentityConfig, state_dir: Path, *, clock: Clock, pass
     """Everything that the application needs. Raises `ConfigError`."""
     database = open_database(config, state_dir)
     secrets = state_dir / "secrets"
-    return Identity(config, database, keys=KeySet(secrets / TOKEN_KEYS), vault=KeySet(secrets / VAULT_KEYS),
+    return Identity(config, database, keys=KeySet(secrets / TOKEN_KEYS), vault=KeySet(secrets / VAULT_KEYS, kept=KEEP_ALL),
                     passwords=passwords or Passwords(), clock=clock)
 
 

@@ -82,6 +82,8 @@ class Identity:
             rounds += 1
             try:
                 await self.database.read(self.refresh_here)
+                self.keys.follow()
+                self.vault.follow()
                 if rounds % 1_200 == 0:
                     await self.database.run(self.prune_here)
             except StorageError as error:

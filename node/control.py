@@ -20,7 +20,7 @@ from typing import Any
 from common.address import Address, parse_address
 from common.clock import Clock
 from common.config import Loaded
-from common.errors import ConfigError, StorageError, TransportLost, error_from_wire
+from common.errors import ConfigError, DeadlineExceeded, StorageError, TransportLost, error_from_wire
 from common.log import get_logger
 from common.metrics import Snapshot
 from node.channel import Channel
@@ -33,6 +33,7 @@ from node.supervisor import restart_delay_s, wait_gone
 from node.worker import pack_config
 
 _BACKLOG = 1_024
+_PULSE_S, _SILENT_S = 10.0, 60.0
 _CALL_S, _RELOAD_S, _STOP_S = 5.0, 60.0, 12.0
 _START = "import sys; sys.path.insert(0, sys.argv.pop()); from node.control_main import main; main()"
 _log = get_logger("node.control")
@@ -73,6 +74,7 @@ class ControlChild:
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
         self._is_stopping = False
         self._stop = asyncio.Event()
         self._ready = asyncio.Event()
@@ -98,12 +100,15 @@ class ControlChild:
     async def start(self) -> None:
         """Returns with its process begun; it serves once `is_ready`."""
         self._keeper = asyncio.create_task(self._keep(), name="control")
+        self._watcher = asyncio.create_task(self._watch(), name="watch control")
         await asyncio.sleep(0)                           # up to its first wait, when it has a process id
 
     async def stop(self) -> None:
         """Requests that run may end."""
         self._is_stopping = True
         self._stop.set()
+        if self._watcher is not None:
+            self._watcher.cancel()
         for sock in self._listeners:
             sock.close()
         if self._channel is not None and self.is_ready:
@@ -118,6 +123,21 @@ class ControlChild:
             if not self._keeper.done() and self._process is not None:
                 self._process.kill()
                 await asyncio.wait([self._keeper])
+
+    async def _watch(self) -> None:
+        """One that serves by the book and does not answer for a minute is killed, and so started again."""
+        while True:
+            await asyncio.sleep(_PULSE_S)
+            channel, process = self._channel, self._process
+            if channel is None or process is None or not self.is_ready:
+                continue
+            try:
+                await channel.call("ping", timeout_s=_SILENT_S)
+            except DeadlineExceeded:
+                _log.error("control API hangs, it is killed and started again", pid=process.pid, silent_s=_SILENT_S)
+                process.kill()
+            except StorageError:
+                pass                                     # it ended, of which `_keep` takes care
 
     async def _keep(self) -> None:
         while not self._is_stopping:

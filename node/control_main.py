@@ -99,6 +99,8 @@ class Control:
             return METRICS.snapshot()
         if op == "explain":
             return self._causes.find(fields["request"])
+        if op == "rotate_keys":
+            return {"primary": self._identity.keys.rotate()}
         if op == "reload":
             self._config = unpack_config(fields["config"])
             await self._identity.database.run(bootstrap, self._identity, self._seed())

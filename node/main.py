@@ -171,6 +171,7 @@ class Node:
                   AdminRoute(method="GET", path="/config", handler=self._answer_config),
                   AdminRoute(method="GET", path="/usage", handler=self._answer_usage),
                   AdminRoute(method="GET", path="/explain/{txid}", handler=self._answer_explain),
+                  AdminRoute(method="POST", path="/identity/rotate-keys", handler=self._answer_rotate),
                   *switch_routes(self._slots, self._worker_count, lambda: self._supervisor))
         app = make_admin_app(routes, key=load_secret(self._state.secret_dir / "admin.key"), read_metrics=self._read_metrics,
                              read_health=self._read_health, note_call=self._audit.note_admin)
@@ -192,8 +193,8 @@ class Node:
             if self._control is not None:
                 save_clouds(self._state.root, url=self._control.url, admin_password_file=admin_password_file(self._state.root),
                             demo=self._endpoint.get("demo"), ca_file=self._endpoint.get("tls_cert"))
-        except OSError as error:
-            _log.error("endpoint.json cannot be written", error=error)
+        except (OSError, StorageError) as error:
+            _log.error("endpoint.json or clouds.yaml cannot be written", error=error)
 
     @property
     def _pids(self) -> dict[str, object]:
@@ -243,9 +244,9 @@ class Node:
             facts.update({key: answer[key] for key in ("connections", "requests") if answer is not None})
         devices = gather_devices(self._slots, answers)
         replicas = min(self._state.replicas_of(name) for name in self._state.ring_names)
-        findings = find_problems(workers, devices, replicas=replicas, disk_of=await self._read_disks(),
-                                 fill_max=self._config.object.disk_fill_max, is_login_refused=self._config.is_login_refused)
         control = self._control.facts() if self._control is not None else None
+        findings = find_problems(workers, devices, replicas=replicas, disk_of=await self._read_disks(), control=control,
+                                 fill_max=self._config.object.disk_fill_max, is_login_refused=self._config.is_login_refused)
         return {"version": VERSION, "cluster": self._state.cluster_id, "node": self._state.node_id, "state": str(self._state.root),
                 "uptime_s": round(self._clock.monotonic_s() - self._started_s, 1), "urls": self._endpoint.get("urls", {}),
                 "pids": self._pids, "replicas": replicas, "workers": workers,
@@ -265,6 +266,13 @@ class Node:
             return await self._explain_control(txid)
         answers, states = await asyncio.gather(self._supervisor.ask_all("explain", txid=txid), self._supervisor.ask_all("status"))
         return explain(txid, answers, gather_devices(self._slots, states), self._slots, self._clock)
+
+    async def _answer_rotate(self, _: AdminRequest) -> object:
+        """The staged key for tokens becomes the one that seals. Raises `NotFound` where no identity serves."""
+        found = await self._control.ask("rotate_keys") if self._control is not None else None
+        if found is None:
+            raise NotFound(what="identity", reason="the Identity API does not serve on this node")
+        return found
 
     async def _explain_control(self, request_id: str) -> object:
         """Of a request to the control plane. Raises `NotFound`."""

@@ -26,8 +26,12 @@ def gather_devices(slots: Iterable[DeviceSlot], answers: Sequence[Mapping[str, A
 
 
 def find_problems(workers: Sequence[Mapping[str, Any]], devices: Sequence[Mapping[str, Any]], *, replicas: int,
-                  disk_of: Mapping[str, int | None], fill_max: float, is_login_refused: bool) -> list[Finding]:
-    """What an operator should know, worst first. disk_of: device name to st_dev, None for a path that is not there."""
+                  disk_of: Mapping[str, int | None], fill_max: float, is_login_refused: bool,
+                  control: Mapping[str, Any] | None = None) -> list[Finding]:
+    """What an operator should know, worst first. disk_of: device name to st_dev, None for a path that is not there.
+
+    control: of the control API; None for a node without one.
+    """
     found: list[Finding] = []
     for worker in workers:
         if not worker["is_ready"]:
@@ -46,6 +50,9 @@ def find_problems(workers: Sequence[Mapping[str, Any]], devices: Sequence[Mappin
                                   "ask again; if it stays so, the log of the node says why"))
         found += _judge_device(device, is_there=disk_of.get(device["name"]) is not None, fill_max=fill_max)
     found += _judge_redundancy(devices, replicas, disk_of)
+    if control is not None and not control["is_ready"] and (control["failure"] or control["restarts"]):
+        found.append(_finding("error", f"the Identity API does not serve: {control['failure'] or 'it starts again'}",
+                              "objects are served without it; it is started again by itself, and the log says why it ended"))
     if is_login_refused:
         found.append(_finding("warning", "logins are refused: clients would send their keys over a public network in clear",
                               "set tls.cert and tls.key, or tls.insecure_http = true if something else encrypts"))

@@ -190,6 +190,15 @@ def test_a_node_can_be_without_the_control_plane(make_node):
     assert "identity" not in node.endpoint["urls"] and "control" not in node.pids and not (node.root / "clouds.yaml").exists()
 
 
+def test_token_keys_are_rotated_by_the_admin_api(cluster):
+    from common.admin import AdminClient
+
+    token = token_of(cluster)
+    assert AdminClient.from_state(cluster.root).post("/identity/rotate-keys") == {"primary": 2}
+    assert node_call(cluster, "GET", "/users", **{"X-Auth-Token": token})[0] == 200
+    assert sorted(path.name for path in (cluster.root / "secrets/token-keys").iterdir()) == ["0", "1", "2"]
+
+
 def test_a_refused_request_of_the_control_plane_is_explained(cluster):
     _, _, fields = node_call(cluster, "GET", "/users", **{"X-Auth-Token": token_of(cluster, "holdfast")})
     done = cluster.run("explain", fields["x-openstack-request-id"], "--data", str(cluster.root))
