@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 from common.errors import BadRequest
@@ -70,12 +70,13 @@ class VersionRange:
         return legacy.strip().lower() if legacy else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Field:
     """One field of an answer. since, until: the first and the last version that has it; read: from the row."""
 
     name: str
     read: Callable[[Any], object]
+    _: KW_ONLY
     since: Version | None = None
     until: Version | None = None
 
