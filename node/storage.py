@@ -57,9 +57,16 @@ class DeviceRows:
     def __init__(self, owner: Owner) -> None:
         self._owner, self._device = owner, owner.device
         self._covered: dict[int, int] = {SPACE_CONTAINER: -1, SPACE_ACCOUNT: -1}
+        self._newest: dict[int, int] = {SPACE_CONTAINER: -1, SPACE_ACCOUNT: -1}
 
     def append_row(self, space: int, meta: bytes) -> int:
-        return self._device.append_row(_RECORD_TYPES[space], meta)
+        sequence = self._device.append_row(_RECORD_TYPES[space], meta)
+        self.note_row(space, sequence)
+        return sequence
+
+    def note_row(self, space: int, sequence: int) -> None:
+        """The journal has a row of this space, appended now or found at the start."""
+        self._newest[space] = max(self._newest[space], sequence)
 
     def synced(self, sequence: int) -> asyncio.Future[None] | None:
         return self._owner.synced(sequence)
@@ -69,7 +76,9 @@ class DeviceRows:
 
     def rows_covered(self, space: int, sequence: int) -> None:
         self._covered[space] = sequence
-        self._device.rows_covered(min(self._covered.values()))
+        # a space without rows that wait makes no checkpoints, and holds up nobody else's
+        self._device.rows_covered(min(covered if self._newest[other] > covered else sequence
+                                      for other, covered in self._covered.items()))
 
     def outstanding_promise(self, key: bytes) -> bool:
         promised = self._device.promise_of(key)
@@ -209,6 +218,8 @@ class Storage:
                 continue
             rows = DeviceRows(owner)
             records = owner.device.take_row_records()
+            for kind, _, sequence in records:
+                rows.note_row(SPACE_CONTAINER if kind == RecordType.CONTAINER_ROW else SPACE_ACCOUNT, sequence)
             for space, ring_name in ((SPACE_CONTAINER, "container"), (SPACE_ACCOUNT, "account")):
                 open_max = max(OPEN_DATABASES_MAX // (2 * max(len(self._owners), 1)), 8)
                 store = RowStore(rows, rows, directory=f"{owner.device.root}/{_DIRECTORIES[space]}", space=space,

@@ -55,6 +55,7 @@ _DEVICE_GAUGES = {
     "torn_bytes": "cut from the journal at the last start", "damaged_rows": "rows whose body is lost here",
 }
 _BODY_BUFFERS = 80                           # of a MiB, of all workers together
+_SETTLED_S = 20.0                            # after a start: what it left to do, compaction above all, is done by then
 DRAIN_S = 10.0                               # for requests that run when the node stops
 _log = get_logger("node.worker")
 
@@ -293,6 +294,7 @@ async def _live(request: Mapping[str, Any], sockets: list[socket.socket]) -> int
                         make_door=make_door, clock=SystemClock(), registry=METRICS, faults=faults)
         await worker.start()
         give_memory_back()
+        asyncio.get_running_loop().call_later(_SETTLED_S, give_memory_back)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, is_alone.set)
         channel.emit("ready")
         stopped = asyncio.create_task(worker.wait_stopped(), name="stopped")
