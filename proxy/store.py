@@ -297,7 +297,11 @@ class ObjectStore(Containers):
     async def _list(self, container: ContainerInfo, begun: _Begun, version: Version, descriptor: Descriptor) -> bool:
         """Deliver the row of what was just written; False when the journal has to do it later (X-Listing: pending)."""
         place, rows = self.cluster.container(container.account, container.name)
-        row = row_of(version, descriptor, container.instance)
+        instance = container.instance
+        if version.stamp.write_id != begun.ports.write_id:       # superseded while it settled: the row is that of the other write
+            descriptor = unpack_descriptor(version.descriptor)
+            instance = descriptor.instance
+        row = row_of(version, descriptor, instance)
         try:
             await self._deliveries.deliver(rows, row, deadline_s=begun.deadline_s,
                                            settle=lambda: self.settle_for(place, row.instance, begun.deadline_s))
