@@ -32,7 +32,7 @@ Frame = tuple[int, int, list[Any], bytes]                       # stream id, op,
 _HEAD = struct.Struct(">IIHHI")
 _UNSUMMED = struct.Struct(">IIHH")
 _UNSUMMED_BYTES = _UNSUMMED.size
-_ROOM_BYTES_MIN, _ROOM_BYTES_MAX = 64 << 10, 256 << 10
+_ROOM_BYTES_MIN, _ROOM_BYTES_MAX = 64 << 10, 512 << 10
 
 
 class FrameError(StorageError):

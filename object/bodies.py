@@ -12,7 +12,7 @@ import errno
 import mmap
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import msgpack
 
@@ -66,30 +66,34 @@ class BodyWriter:
         self._lock = threading.Lock()    # whoever gives up must not close the file under a write that still runs
         self.size_bytes = 0
 
-    def write(self, chunk: bytes | memoryview) -> None:
+    def write(self, *chunks: bytes | memoryview) -> None:
         """Append; any size. Raises OSError (ENOSPC, EIO): then `abort`."""
         with self._lock:
-            view = memoryview(chunk)
-            self.size_bytes += len(view)
-            self._sum(view)
-            self._write(view)
+            buffer, fill = _aligned.buffer, len(self._rest)
+            buffer[:fill] = self._rest
+            for chunk in chunks:
+                view = memoryview(chunk)
+                self.size_bytes += len(view)
+                self._sum(view)
+                while view:
+                    take = min(len(view), DIRECT_BYTES_MAX - fill)
+                    buffer[fill:fill + take] = view[:take]
+                    fill, view = fill + take, view[take:]
+                    if fill == DIRECT_BYTES_MAX:
+                        self._write(buffer, fill)
+                        fill = 0
+            whole = fill // PAGE_BYTES * PAGE_BYTES
+            if whole:
+                self._write(buffer, whole)
+            self._rest = buffer[whole:fill]
 
-    def _write(self, view: memoryview) -> None:
-        """All whole pages; what is left waits for the next chunk or the end."""
-        while len(self._rest) + len(view) >= PAGE_BYTES:
-            rest = len(self._rest)
-            count = min(DIRECT_BYTES_MAX, (rest + len(view)) // PAGE_BYTES * PAGE_BYTES)
-            piece = view[:count - rest]
+    def _write(self, buffer: mmap.mmap, count: int) -> None:
+        """Whole pages of the thread's buffer."""
+        with memoryview(buffer) as view, view[:count] as pages:
             if count >= DIRECT_BYTES_MIN and self._can_be_direct:
-                buffer = _aligned.buffer
-                buffer[:rest] = self._rest
-                buffer[rest:count] = piece
-                with memoryview(buffer) as aligned:
-                    self._write_direct(aligned[:count])
+                self._write_direct(pages)
             else:
-                self._append([self._rest, piece] if rest else [piece])
-            self._rest, view = b"", view[count - rest:]
-        self._rest += bytes(view)
+                self._append([pages])
 
     def _write_direct(self, aligned: memoryview) -> None:
         try:
@@ -181,21 +185,19 @@ class BodyReader:
             raise
 
     def read(self, offset: int, count: int) -> bytes:
-        """`count` bytes from `offset`. Raises `Corruption`."""
-        return b"".join(self.blocks(offset, count))
-
-    def blocks(self, offset: int, count: int) -> Iterator[memoryview]:
-        """The same in pieces of at most 64 KiB, each checked before it is given out."""
+        """`count` bytes from `offset`, all blocks they touch checked; one call of the system. Raises `Corruption`."""
         end = min(offset + count, self.size_bytes)
-        while offset < end:
-            number, skip = divmod(offset, BLOCK_BYTES)
-            start = number * BLOCK_BYTES
-            block = self._fs.pread(self._handle, min(BLOCK_BYTES, self.size_bytes - start), start)
-            if crc32_long(block) != int.from_bytes(self._crcs[number * 4:number * 4 + 4], "big"):
+        if offset >= end:
+            return b""
+        number = offset // BLOCK_BYTES
+        start, stop = number * BLOCK_BYTES, min(-(-end // BLOCK_BYTES) * BLOCK_BYTES, self.size_bytes)
+        buf = self._fs.pread(self._handle, stop - start, start)
+        view = memoryview(buf)
+        for at in range(0, stop - start, BLOCK_BYTES):
+            if crc32_long(view[at:at + BLOCK_BYTES]) != int.from_bytes(self._crcs[number * 4:number * 4 + 4], "big"):
                 raise Corruption(what="body block", file=self._path, block=number)
-            piece = memoryview(block)[skip:end - start]
-            yield piece
-            offset += len(piece)
+            number += 1
+        return buf if start == offset and stop == end else buf[offset - start:end - start]
 
     def close(self) -> None:
         if self._handle >= 0:

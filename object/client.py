@@ -41,7 +41,7 @@ PIECE_BYTES = 16 * BLOCK_BYTES           # what one read of a large body brings:
 class Stage(Protocol):
     """A large body on its way to one replica."""
 
-    async def write(self, chunk: bytes | memoryview) -> None: ...
+    async def write(self, *chunks: bytes | memoryview) -> None: ...
     async def finish(self, key: bytes, body_id: int, path: str) -> Reply:
         """Durable under its name when it returns; the reply is a look."""
 
@@ -100,26 +100,39 @@ class LocalObjectClient:
         self._owner.done(key, stamp)
 
     async def open_stage(self, *, timeout_s: float) -> Stage:
-        return LocalStage(self._owner, await self._owner.in_body_pool(self._owner.new_body))
+        return LocalStage(self._owner)
 
     def read_body(self, key: bytes, body_id: int, offset: int, count: int, *, timeout_s: float) -> AsyncIterator[bytes]:
         return read_pieces(self._owner, key, body_id, offset, count)
 
 
 class LocalStage:
-    """Writes in the device's body pool, one chunk at a time."""
+    """Writes in the device's body pool, some chunks at a time; the first job makes the file."""
 
-    def __init__(self, owner: Owner, writer: BodyWriter) -> None:
-        self._owner, self._writer = owner, writer
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._writer: BodyWriter | None = None
+        self._is_given_up = False
 
-    async def write(self, chunk: bytes | memoryview) -> None:
-        await self._owner.in_body_pool(lambda: self._writer.write(chunk))
+    async def write(self, *chunks: bytes | memoryview) -> None:
+        await self._owner.in_body_pool(lambda: self._open().write(*chunks))
 
     async def finish(self, key: bytes, body_id: int, path: str) -> Reply:
-        return await self._owner.stage(self._writer, key, body_id, path)
+        writer = self._writer if self._writer is not None else await self._owner.in_body_pool(self._open)
+        return await self._owner.stage(writer, key, body_id, path)
 
     def abort(self) -> None:
-        self._writer.abort()
+        self._is_given_up = True
+        if self._writer is not None:
+            self._writer.abort()
+
+    def _open(self) -> BodyWriter:
+        """In the pool. Given up meanwhile: the file goes with its handle."""
+        if self._writer is None:
+            self._writer = self._owner.new_body()
+            if self._is_given_up:
+                self._writer.abort()
+        return self._writer
 
 
 async def read_pieces(owner: Owner, key: bytes, body_id: int, offset: int, count: int) -> AsyncIterator[bytes]:
@@ -210,8 +223,9 @@ class RemoteStage:
     def __init__(self, rpc: RpcClient, device_id: int, ring_version: int, timeout_s: float) -> None:
         self._upload = rpc.open_upload(OP_STAGE, (device_id, ring_version), timeout_s=timeout_s)
 
-    async def write(self, chunk: bytes | memoryview) -> None:
-        await self._upload.write(chunk)
+    async def write(self, *chunks: bytes | memoryview) -> None:
+        for chunk in chunks:
+            await self._upload.write(chunk)
 
     async def finish(self, key: bytes, body_id: int, path: str) -> Reply:
         fields, _ = await self._upload.finish((key, body_id, path))

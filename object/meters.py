@@ -5,9 +5,9 @@ Cost: two observations per batch, nothing per record; queue lengths are looked a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 from common.metrics import METRICS, Registry
+from common.pool import Pool
 from object.journal import Batch
 
 _RECORD_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0)
@@ -17,7 +17,7 @@ _BYTE_BUCKETS = tuple(4096.0 * 4 ** n for n in range(8))             # 4 KiB to 
 class OwnerMeters:
     """Handles of one device."""
 
-    def __init__(self, device: str, pools: Mapping[str, ThreadPoolExecutor], registry: Registry = METRICS) -> None:
+    def __init__(self, device: str, pools: Mapping[str, Pool], registry: Registry = METRICS) -> None:
         """pools: by what their threads do."""
         self._records = registry.histogram("holdfast_journal_batch_records", "records that one sync made durable", ("device",),
                                            buckets=_RECORD_BUCKETS).labels(device)
@@ -25,7 +25,7 @@ class OwnerMeters:
                                          buckets=_BYTE_BUCKETS).labels(device)
         waiting = registry.gauge("holdfast_pool_waiting", "jobs that wait for a thread", ("device", "pool"))
         for name, pool in pools.items():
-            waiting.labels(device, name).source = pool._work_queue.qsize        # the executor has no public way to say it
+            waiting.labels(device, name).source = pool.waiting_count
 
     def note_batch(self, batch: Batch) -> None:
         """One sync is done."""

@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 from common.clock import Clock
 from common.errors import Corruption, DeviceUnavailable, NotCounted, Overloaded
 from common.futures import Sink, pour
 from common.log import Repeats, get_logger
+from common.pool import Pool
 from common.timestamp import Stamp
 from object.bodies import BodyReader, BodyWriter
 from object.compaction import drop_segment, load_records, move_records, plan_compaction
@@ -79,9 +79,9 @@ class Owner:
         self.device, self._clock = device, clock
         self.name = device.identity.name
         self._loop = asyncio.get_running_loop()
-        self._journal_pool = ThreadPoolExecutor(1, thread_name_prefix=f"{self.name}-journal")
-        self._index_pool = ThreadPoolExecutor(1, thread_name_prefix=f"{self.name}-index")
-        self._body_pool = ThreadPoolExecutor(2, thread_name_prefix=f"{self.name}-body")
+        self._journal_pool = Pool(1, f"{self.name}-journal")
+        self._index_pool = Pool(1, f"{self.name}-index")
+        self._body_pool = Pool(2, f"{self.name}-body")
         self._meters = OwnerMeters(self.name, {"journal": self._journal_pool, "index": self._index_pool, "body": self._body_pool})
         self._waiters: Waiters[Reply] = Waiters()
         self._sync_waiters: Waiters[None] = Waiters()
@@ -103,7 +103,7 @@ class Owner:
             self.has_pending.set()
         self._work.set()
         self.device.on_index_damage = self._index_damaged
-        self._index_pool.submit(self._fill_filter)
+        self._index_pool.submit(self._fill_filter, lambda *_: None)
         self._maintainer = self._loop.create_task(self._maintain(), name=f"maintain {self.name}")
 
     def _fill_filter(self) -> None:
@@ -286,7 +286,7 @@ class Owner:
 
     async def in_body_pool(self, job: Callable[[], T]) -> T:
         """Run a blocking job of this device's bodies."""
-        return await self._loop.run_in_executor(self._body_pool, job)
+        return await self._body_pool.run(job)
 
     def new_body(self) -> BodyWriter:
         """Raises `DeviceFull`, `DeviceUnavailable`, `OSError`."""
@@ -332,8 +332,7 @@ class Owner:
         if batch is None:
             return
         self._committing = batch
-        finished = self._journal_pool.submit(self.device.journal.write, batch)
-        finished.add_done_callback(lambda f: self._loop.call_soon_threadsafe(self._end_commit, batch, f.exception()))
+        self._journal_pool.submit(lambda: self.device.journal.write(batch), lambda _, error: self._end_commit(batch, error))
 
     def _end_commit(self, batch: Batch, error: BaseException | None) -> None:
         self._committing = None
@@ -415,7 +414,7 @@ class Owner:
             waiting = self.synced(flush.sequence)
             if waiting is not None:
                 await waiting
-            await self._loop.run_in_executor(self._index_pool, device.write_flush, flush)
+            await self._index_pool.run(lambda: device.write_flush(flush))
             is_done = True
         finally:
             device.end_flush(flush, is_done=is_done)
@@ -435,7 +434,7 @@ class Owner:
         return True
 
     async def _in_journal_pool(self, job: Callable[[], T]) -> T:
-        return await self._loop.run_in_executor(self._journal_pool, job)
+        return await self._journal_pool.run(job)
 
     async def close(self) -> None:
         """Commit and flush what there is, then give up the device."""
@@ -447,8 +446,7 @@ class Owner:
             if waiting is not None:
                 await waiting
             await self.flush()
-        self._journal_pool.shutdown(wait=True)
-        self._index_pool.shutdown(wait=True)
-        self._body_pool.shutdown(wait=True)
+        for pool in (self._journal_pool, self._index_pool, self._body_pool):
+            pool.shutdown()
         self.device.close()
 

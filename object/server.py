@@ -13,7 +13,7 @@ from common.futures import mapped
 from common.rpc_server import LATER, Answered, Call, Download, Handler
 from common.streams import InFlow
 from common.timestamp import Stamp, unpack_stamp
-from object.client import PIECE_BYTES, read_pieces
+from object.client import PIECE_BYTES, LocalStage, read_pieces
 from object.owner import Owner
 from object.wire import (
     OP_ACCEPT,
@@ -92,18 +92,18 @@ class ObjectServer:
         owner = self._owner(*call.fields)
         stream = call.stream
         assert stream is not None
-        writer = await owner.in_body_pool(owner.new_body)
+        stage = LocalStage(owner)
         try:
-            while piece := await _gather_piece(stream):
-                await owner.in_body_pool(lambda p=piece: writer.write(p))  # type: ignore[misc]
+            while pieces := await _gather_pieces(stream):
+                await stage.write(*pieces)
             key, body_id, path = stream.end_fields
-            return _encode(await owner.stage(writer, key, body_id, path))
+            return _encode(await stage.finish(key, body_id, path))
         except OSError as error:         # what the caller makes of it is the same as of a local device
             name = owner.name
             raise (DeviceFull(device=name) if error.errno == errno.ENOSPC
                    else DeviceUnavailable(device=name, reason=str(error))) from error
         finally:
-            writer.abort()
+            stage.abort()
 
     async def _read_body(self, call: Call) -> Answered:
         device, ring_version, key, body_id, offset, count = call.fields
@@ -111,14 +111,14 @@ class ObjectServer:
         return Download((), read_pieces(owner, key, body_id, offset, count))
 
 
-async def _gather_piece(stream: InFlow) -> bytes:
+async def _gather_pieces(stream: InFlow) -> list[bytes]:
     """Frames of a stream up to 512 KiB, half of its window: each write costs a thread hop."""
     chunks: list[bytes] = []
     size = 0
     while size < PIECE_BYTES // 2 and (chunk := await stream.read()):
         chunks.append(chunk)
         size += len(chunk)
-    return b"".join(chunks)
+    return chunks
 
 
 class _Encoded:

@@ -26,6 +26,7 @@ from proxy.witness import Witness, explain
 log = get_logger("proxy.bodies")
 E = TypeVar("E", bound=StorageError)
 T = TypeVar("T")
+Piece = list[bytes]                      # chunks as they came, about a MiB in all: joining them would be a copy
 HASH_INLINE_MAX = 65_536
 PIECE_BYTES = 1 << 20
 _HASHERS = ThreadPoolExecutor(2, thread_name_prefix="hash")      # its threads start with the first large body
@@ -61,8 +62,8 @@ async def receive_body(body: BodySource, place: Place, ports: RegisterPorts, *, 
     if small is None:
         small, first = await _read_small(body, inline_bytes_max)
         if first is not None:
-            return await _stage_body(body, small + first, place, ports, size_max=size_max, expected_etag=expected_etag,
-                                     deadline_s=deadline_s)
+            return await _stage_body(body, [small, *first] if small else first, place, ports, size_max=size_max,
+                                     expected_etag=expected_etag, deadline_s=deadline_s)
     if len(small) > size_max:
         raise BodyTooLarge(limit_bytes=size_max)
     if body.length is not None and len(small) != body.length:
@@ -78,7 +79,7 @@ def check_etag(expected: str | None, computed: str) -> None:
         raise ChecksumMismatch(expected=expected, computed=computed)
 
 
-async def _read_small(body: BodySource, inline_bytes_max: int) -> tuple[bytes, bytes | None]:
+async def _read_small(body: BodySource, inline_bytes_max: int) -> tuple[bytes, Piece | None]:
     """(all of it, None), or what was read before it grew too large and the chunk that did it."""
     if body.length is not None and body.length > inline_bytes_max:
         return b"", await _read_piece(body)
@@ -86,29 +87,29 @@ async def _read_small(body: BodySource, inline_bytes_max: int) -> tuple[bytes, b
     size = 0
     while chunk := await body.read_chunk():
         if size + len(chunk) > inline_bytes_max:
-            return b"".join(chunks), chunk
+            return b"".join(chunks), [chunk]
         chunks.append(chunk)
         size += len(chunk)
     return b"".join(chunks), None
 
 
-async def _stage_body(body: BodySource, chunk: bytes, place: Place, ports: RegisterPorts, *, size_max: int,
+async def _stage_body(body: BodySource, piece: Piece, place: Place, ports: RegisterPorts, *, size_max: int,
                       expected_etag: str | None, deadline_s: Callable[[], float]) -> Received:
     uploads = _Patient(place, ports.quorum, deadline_s)
     try:
         await uploads.open()
         md5 = hashlib.md5(usedforsecurity=False)
         size = 0
-        while chunk:
-            size += len(chunk)
+        while piece:
+            size += sum(map(len, piece))
             if size > size_max:
                 raise BodyTooLarge(limit_bytes=size_max)
             # the next piece arrives while this one is written; all three end before anything is given up
-            results = await asyncio.gather(uploads.write(chunk), _hash(md5, chunk), _read_piece(body), return_exceptions=True)
+            results = await asyncio.gather(uploads.write(piece), _hash(md5, piece), _read_piece(body), return_exceptions=True)
             for result in results:
                 if isinstance(result, BaseException):
                     raise result
-            chunk = results[2] if isinstance(results[2], bytes) else b""
+            piece = results[2] if isinstance(results[2], list) else []
         if body.length is not None and size != body.length:
             raise BodyTooShort(expected_bytes=body.length, got_bytes=size)
         check_etag(expected_etag, md5.hexdigest())
@@ -119,23 +120,26 @@ async def _stage_body(body: BodySource, chunk: bytes, place: Place, ports: Regis
     return Received(size, md5.hexdigest(), ports.write_id, None, replies)
 
 
-async def _read_piece(body: BodySource) -> bytes:
+async def _read_piece(body: BodySource) -> Piece:
     """The next MiB, or what is left of the body: each piece costs a thread hop per replica, however small it is."""
-    piece = await body.read_chunk()
-    if not piece or len(piece) >= PIECE_BYTES:
-        return piece
-    pieces, size = [piece], len(piece)
-    while size < PIECE_BYTES and (piece := await body.read_chunk()):
-        pieces.append(piece)
-        size += len(piece)
-    return b"".join(pieces) if len(pieces) > 1 else pieces[0]
+    piece: Piece = []
+    size = 0
+    while size < PIECE_BYTES and (chunk := await body.read_chunk()):
+        piece.append(chunk)
+        size += len(chunk)
+    return piece
 
 
-async def _hash(md5: hashlib._Hash, chunk: bytes) -> None:
-    if len(chunk) <= HASH_INLINE_MAX:
-        md5.update(chunk)
+async def _hash(md5: hashlib._Hash, piece: Piece) -> None:
+    if sum(map(len, piece)) <= HASH_INLINE_MAX:
+        _update(md5, piece)
     else:
-        await asyncio.get_running_loop().run_in_executor(_HASHERS, md5.update, chunk)
+        await asyncio.get_running_loop().run_in_executor(_HASHERS, _update, md5, piece)
+
+
+def _update(md5: hashlib._Hash, piece: Piece) -> None:
+    for chunk in piece:
+        md5.update(chunk)
 
 
 class _Patient:
@@ -148,20 +152,21 @@ class _Patient:
         self._make = partial(_Uploads, place, quorum, deadline_s)
         self._deadline_s = deadline_s
         self._uploads = self._make()
-        self._kept: list[bytes] | None = []
+        self._kept: list[Piece] | None = []
+        self._kept_bytes = 0
 
     async def open(self) -> None:
         """Begin on every replica. Raises `QuorumNotMet`, `DeviceFull`."""
         await self._until_done(self._uploads.open, self._replay)
 
-    async def write(self, chunk: bytes) -> None:
+    async def write(self, piece: Piece) -> None:
         """The next piece to a quorum."""
-        kept = self._kept
-        if kept is not None:
-            kept.append(chunk)
-            if sum(map(len, kept)) > REPLAY_BYTES_MAX:
+        if self._kept is not None:
+            self._kept.append(piece)
+            self._kept_bytes += sum(map(len, piece))
+            if self._kept_bytes > REPLAY_BYTES_MAX:
                 self._kept = None
-        await self._until_done(partial(self._uploads.write, chunk), self._replay)
+        await self._until_done(partial(self._uploads.write, piece), self._replay)
 
     async def finish(self, key: bytes, body_id: int, path: str) -> list[Reply]:
         """Durable under its name on a quorum; the replies are looks."""
@@ -173,8 +178,8 @@ class _Patient:
 
     async def _replay(self) -> None:
         await self._uploads.open()
-        for chunk in self._kept or ():
-            await self._uploads.write(chunk)
+        for piece in self._kept or ():
+            await self._uploads.write(piece)
 
     async def _until_done(self, first: Callable[[], Awaitable[T]], again: Callable[[], Awaitable[T]]) -> T:
         """`first`, and as long as replicas are only away `again` on new uploads."""
@@ -212,8 +217,8 @@ class _Uploads:
     async def _open(self, client: ObjectClient) -> None:
         self.stages[client] = await client.open_stage(timeout_s=self._left_s())
 
-    async def write(self, chunk: bytes) -> None:
-        await self._each([(client, stage.write(chunk)) for client, stage in self.stages.items()])
+    async def write(self, piece: Piece) -> None:
+        await self._each([(client, stage.write(*piece)) for client, stage in self.stages.items()])
 
     async def finish(self, key: bytes, body_id: int, path: str) -> list[Reply]:
         """Durable under its name on a quorum; the replies are looks."""

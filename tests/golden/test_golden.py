@@ -152,7 +152,7 @@ def test_a_row_database_is_read_and_written_on(root, expected, part, name, key):
     try:
         assert broker.applied == 11 and broker.figures.row_count == sum(1 for row in rows if row[3])
         answer = broker.page(PageRequest(100), instance=0, peer="peer")
-        live = [row for entry in answer.entries for row in broker.versions(entry.name)]
+        live = [row for entry in answer.entries for row in broker.versions(entry[0])]
         assert [plain(row) for row in live] == [row for row in rows if row[3]]
         assert sorted(plain(row) for row in answer.unconfirmed) == sorted(rows)
         newer = live[0]._replace(stamp=live[0].stamp._replace(micros=NOW_US), size_bytes=1)

@@ -9,6 +9,7 @@ import asyncio
 import shutil
 import tempfile
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from common.errors import Conflict, NotFound
+from common.pool import Pool
 from proxy.model import MetaChange, Page, Subdir
 from tests.fault.cluster.harness import Harness, delete, get, meta_of, post, put
 
@@ -63,7 +65,10 @@ def freeze(cluster):
             pools += [owner._journal_pool, owner._body_pool, owner._body_pool]
         for pool in pools:
             stopped.append(threading.Event())
-            pool.submit(stop, stopped[-1])
+            if isinstance(pool, Pool):
+                pool.submit(partial(stop, stopped[-1]), lambda *_: None)
+            else:
+                pool.submit(stop, stopped[-1])
     for mark in stopped:
         mark.wait()
     return release.set
