@@ -5,13 +5,14 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, delete, insert, select, update
 
 from common.errors import BadRequest, NotFound
 from control.app import Call
 from control.errors import Duplicate
 
 _EXTRA_MAX = 64
+_IDS_MAX = 5_000
 
 
 def new_id() -> str:
@@ -111,6 +112,13 @@ def same_or_absent(given: Mapping[str, Any], name: str, have: object) -> None:
     """An attribute that cannot be changed may be sent as it is. Raises `BadRequest`."""
     if name in given and given[name] != have:
         raise BadRequest(reason=f"{name} cannot be changed.")
+
+
+def rows_among(connection: Connection, statement: Select[Any], column: ColumnElement[Any], ids: Iterable[str]) -> list[Row[Any]]:
+    """The rows of a statement whose column is one of many ids, in their order: databases bound how many one IN may have."""
+    ordered = sorted(ids)
+    return [row for begin in range(0, len(ordered), _IDS_MAX)
+            for row in connection.execute(statement.where(column.in_(ordered[begin:begin + _IDS_MAX])).order_by(column))]
 
 
 def self_link(call: Call, path: str) -> dict[str, str]:

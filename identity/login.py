@@ -188,8 +188,8 @@ async def _check_token(call: Call, given: Mapping[str, Any], proof: Proof) -> No
         found: Meaning = await call.read(lambda connection, _: find_meaning(connection, state, facts))
     except Unauthorized as error:
         raise NotFound(what="token", reason="Could not find token.").after(error) from error
-    if facts.app_credential_id is not None or facts.access_token_id is not None:
-        raise Forbidden(reason="A token of an application credential or an access token cannot be exchanged.").because(
+    if facts.app_credential_id is not None or facts.access_token_id is not None or "ec2credential" in facts.methods:
+        raise Forbidden(reason="A token of an application credential, an access token or an S3 key cannot be exchanged.").because(
             "login.rescope")
     proof.is_user(found.user.id)
     proof.before = facts

@@ -12,6 +12,7 @@ from control.context import Context
 from control.listing import link_map, parse_boolean
 from control.routes import Answer, Route
 from control.times import format_time
+from identity.base import rows_among
 from identity.effective import reachable
 from identity.login import LOGIN, issue_token, token_catalog, wants_catalog
 from identity.model import ROOT, project, project_tag, revocation
@@ -99,9 +100,9 @@ def auth_projects(connection: Connection, call: Call) -> dict[str, Any]:
     """Where the caller could take a token to."""
     projects, _, _ = reachable(connection, call.context.user_id)
     home = project.alias()
-    rows = connection.execute(select(project).join(home, home.c.id == project.c.domain_id).where(
-        project.c.id.in_(projects), project.c.enabled.is_(True), project.c.is_domain.is_(False), home.c.enabled.is_(True))
-        .order_by(project.c.id)).all()
+    enabled = select(project).join(home, home.c.id == project.c.domain_id).where(
+        project.c.enabled.is_(True), project.c.is_domain.is_(False), home.c.enabled.is_(True))
+    rows = rows_among(connection, enabled, project.c.id, projects)
     tags = tags_of(connection, [row.id for row in rows])
     return {"projects": [show_project(call, row, tags.get(row.id, [])) for row in rows],
             "links": link_map(call.url, call.query, None)}

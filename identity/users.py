@@ -12,7 +12,18 @@ from control.listing import Listing, link_map, list_rows
 from control.routes import Route
 from control.schema import BOOLEAN, ID_OR_NULL, TEXT, name_of, properties, wrapped
 from control.times import parse_time
-from identity.base import add_row, change_row, drop_row, find_row, free_attributes, get_allowed, missing, new_id, same_or_absent
+from identity.base import (
+    add_row,
+    change_row,
+    drop_row,
+    find_row,
+    free_attributes,
+    get_allowed,
+    missing,
+    new_id,
+    rows_among,
+    same_or_absent,
+)
 from identity.effective import load_graph, reachable
 from identity.login import refuse_plain, verify_password
 from identity.model import DEFAULT_DOMAIN, assignment, group, membership, password_history, project, user
@@ -264,8 +275,7 @@ def list_user_projects(connection: Connection, call: Call) -> dict[str, Any]:
     if row is None:
         raise NotFound(what="user", name=call.params["user_id"])
     projects, _, _ = reachable(connection, row.id)
-    rows = connection.execute(select(project).where(project.c.id.in_(projects), project.c.is_domain.is_(False))
-                              .order_by(project.c.id)).all()
+    rows = rows_among(connection, select(project).where(project.c.is_domain.is_(False)), project.c.id, projects)
     names = {value for name, value in call.query if name == "name"}
     rows = [one for one in rows if not names or one.name in names]
     tags = tags_of(connection, [one.id for one in rows])

@@ -205,6 +205,31 @@ def test_a_refused_request_of_the_control_plane_is_explained(cluster):
     assert done.returncode == 0 and "identity:list_users" in done.stdout and "policy" in done.stdout
 
 
+def test_identity_speaks_tls_where_the_object_apis_do_and_the_files_say_so(make_node, tmp_path):
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2", "-subj",
+                    "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+    node = make_node(environ={"HOLDFAST_TLS_CERT": str(cert), "HOLDFAST_TLS_KEY": str(key)})
+    node.up()
+    assert node.endpoint["urls"]["identity"].startswith("https://")
+    rows = openstack(node, "holdfast-admin", "token issue\ncatalog show object-store\n")
+    assert [(row["line"], row["err"]) for row in rows if row["code"] != 0] == [] and "https://" in rows[1]["out"]
+
+
+@pytest.mark.parametrize(("is_allowed", "status"), [("false", 403), ("true", 201)])
+def test_on_a_public_listener_without_tls_passwords_are_refused_unless_allowed(make_node, is_allowed, status):
+    node = make_node("--listen", "0.0.0.0:0", environ={"HOLDFAST_TLS_INSECURE_HTTP": is_allowed})
+    node.up()
+    auth = json.loads((node.root / "clouds.yaml").read_text())["clouds"]["holdfast"]["auth"]
+    user = {"name": auth["username"], "password": auth["password"], "domain": {"id": "default"}}
+    body = {"auth": {"identity": {"methods": ["password"], "password": {"user": user}}, "scope": {"project": {"id": "demo"}}}}
+    got, answer, _ = node_call(node, "POST", "/auth/tokens", body)
+    assert got == status
+    if status == 201:                        # the URL has the name by which this client came, not that of every interface
+        catalog = {service["type"]: service["endpoints"][0]["url"] for service in json.loads(answer)["token"]["catalog"]}
+        assert catalog["object-store"] == node.endpoint["demo"]["storage_url"]
+
+
 @pytest.fixture
 def tools(request):
     return request.config.pluginmanager.getplugin(str(request.path.parent / "conftest.py"))

@@ -85,6 +85,8 @@ async def test_ec2tokens_gives_a_token_for_a_request_that_botocore_signed(make_c
         assert answer.status == 200
         token = answer.headers["X-Subject-Token"]
         assert (await cloud.call("GET", f"/v3/users/{user}", token=token)).status == 200
+        exchanged = await cloud.try_login({"methods": ["token"], "token": {"id": token}}, "unscoped")
+        assert exchanged.status == 403, "a key of one project opens no other one"
         for name, value in (("verb", "PUT"), ("path", "/bucket/other"), ("host", "evil.example.org"), ("body_hash", "0" * 64),
                             ("params", {"prefix": "y", "max-keys": "2"})):
             wrong = {"credentials": {**body["credentials"], name: value}}
