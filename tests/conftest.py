@@ -1,4 +1,4 @@
-"""What all tests share: `async def` tests, hypothesis without deadlines, long tests and tests that need root."""
+"""What all tests share: `async def` tests, hypothesis without deadlines, long tests, tests that need root or PostgreSQL."""
 from __future__ import annotations
 
 import asyncio
@@ -12,6 +12,9 @@ import hypothesis
 import pytest
 
 from cli.test_cmd import can_mount
+from tests.postgres import NEEDS_POSTGRESQL, can_have_postgresql, database_url, postgres_server, postgres_url
+
+__all__ = ["database_url", "postgres_server", "postgres_url"]            # fixtures
 
 IS_ALL = bool(os.environ.get("HOLDFAST_TEST_ALL"))
 NEEDS_ROOT = "needs root: no mounts or namespaces here"
@@ -33,7 +36,7 @@ def pytest_pyfunc_call(pyfuncitem):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Long tests are left out unless asked for; tests that need root are skipped where nothing gives them mounts."""
+    """Long tests are left out unless asked for; those that need root or PostgreSQL are skipped where they cannot have it."""
     if not IS_ALL:
         long = [item for item in items if item.get_closest_marker("all_only")]
         items[:] = [item for item in items if item not in set(long)]
@@ -42,15 +45,20 @@ def pytest_collection_modifyitems(config, items):
     if needing and not can_mount():
         for item in needing:
             item.add_marker(pytest.mark.skip(reason=NEEDS_ROOT))
+    needing = [item for item in items if item.get_closest_marker("needs_postgresql")]
+    if needing and not can_have_postgresql():
+        for item in needing:
+            item.add_marker(pytest.mark.skip(reason=NEEDS_POSTGRESQL))
 
 
 def pytest_terminal_summary(terminalreporter):
-    """The number that continuous integration looks at, and the names behind it."""
+    """The numbers that continuous integration looks at, and the names behind them."""
     skipped = terminalreporter.stats.get("skipped", [])
-    names = [report.nodeid for report in skipped if NEEDS_ROOT in str(report.longrepr)]
-    for name in names:
-        terminalreporter.write_line(f"  {name}")
-    terminalreporter.write_line(f"not run: needs root: {len(names)}")
+    for what, reason in (("root", NEEDS_ROOT), ("postgresql", NEEDS_POSTGRESQL)):
+        names = [report.nodeid for report in skipped if reason in str(report.longrepr)]
+        for name in names:
+            terminalreporter.write_line(f"  {name}")
+        terminalreporter.write_line(f"not run: needs {what}: {len(names)}")
 
 
 @pytest.fixture(scope="session", autouse=True)

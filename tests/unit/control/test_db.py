@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 
 import pytest
@@ -10,7 +9,7 @@ from sqlalchemy import Column, ForeignKey, Integer, MetaData, String, Table, ins
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from common.errors import BadRequest, Overloaded
-from control.db import Database, after_commit, ensure_row, sqlite_url
+from control.db import Database, after_commit, ensure_row
 from control.errors import BadReference, Duplicate, QuotaExceeded
 from control.listing import Listing, list_rows, parse_boolean
 from control.quota import Quotas
@@ -25,10 +24,9 @@ QUOTAS = Quotas(METADATA, {"volumes": 10, "gigabytes": -1})
 
 
 @pytest.fixture
-def database(tmp_path):
-    """SQLite, or the PostgreSQL of HOLDFAST_TEST_DATABASE."""
-    made = Database(os.environ.get("HOLDFAST_TEST_DATABASE") or sqlite_url(tmp_path / "test.sqlite"))
-    METADATA.drop_all(made.engine)
+def database(database_url):
+    """On SQLite, then on PostgreSQL."""
+    made = Database(database_url)
     METADATA.create_all(made.engine)
     yield made
     made.close()

@@ -12,12 +12,12 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from common.clock import ManualClock
-from control.db import Database
 from identity.app import make_app, make_service
 from identity.bootstrap import CatalogSeed, Seed, UserSeed, bootstrap
 from identity.config import IdentityConfig
 from identity.main import close_identity, open_identity
 from identity.passwords import Passwords
+from tests.postgres import Content, PostgresServer
 
 ADMIN_PASSWORD = "of the administrator"
 CATALOG = (CatalogSeed(type="identity", name="identity", url="http://127.0.0.1:5000/v3"),
@@ -109,31 +109,36 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def empty_database(url: str, state_dir: Path) -> None:
-    """A PostgreSQL database as the template's is: nothing in it but what a start makes."""
-    raw = Database(url)
-    with raw.engine.begin() as connection:
-        connection.exec_driver_sql("DROP SCHEMA public CASCADE")
-        connection.exec_driver_sql("CREATE SCHEMA public")
-    raw.close()
-    state = open_identity(IdentityConfig(database=url), state_dir, clock=ManualClock(), passwords=cheap_passwords())
+@pytest.fixture(scope="session")
+def postgres_content(postgres_server: PostgresServer, template: Path) -> Content:
+    """The same as a PostgreSQL database."""
+    url = postgres_server.create()
+    state = open_identity(IdentityConfig(database=url), template, clock=ManualClock(), passwords=cheap_passwords())
     state.database.run_here(bootstrap, state, SEED)
     close_identity(state)
+    return Content(url)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.needs_postgresql)])
+def identity_url(request: pytest.FixtureRequest) -> str | None:
+    """A database as the template's is: None for the SQLite file of the state directory, else a URL."""
+    if request.param == "sqlite":
+        return None
+    content: Content = request.getfixturevalue("postgres_content")
+    content.put_back()
+    return content.url
 
 
 @pytest.fixture
-def make_cloud(template: Path, tmp_path: Path) -> Iterator[Any]:
-    """`async with make_cloud(setting=value) as cloud:`; on SQLite, or on the PostgreSQL of HOLDFAST_TEST_DATABASE, an empty one."""
-    url = os.environ.get("HOLDFAST_TEST_DATABASE")
+def make_cloud(template: Path, tmp_path: Path, identity_url: str | None) -> Iterator[Any]:
+    """`async with make_cloud(setting=value) as cloud:`; on SQLite, then on PostgreSQL."""
 
     @asynccontextmanager
     async def make(**settings: Any) -> AsyncIterator[Cloud]:
         root = tmp_path / "state"
         if not root.exists():
             shutil.copytree(template, root)
-            if url is not None:
-                empty_database(url, root)
-        settings = {**settings, **({"database": url} if url is not None else {})}
+        settings = {**settings, **({"database": identity_url} if identity_url is not None else {})}
         clock = ManualClock()
         state = open_identity(IdentityConfig(**settings), root, clock=clock, passwords=cheap_passwords())
         await state.database.read(state.refresh_here)
