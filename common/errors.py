@@ -114,6 +114,12 @@ class ChecksumMismatch(StorageError):
     code = "checksum_mismatch"
 
 
+class IdentityAway(StorageError):
+    """Whether a token is good cannot be said: identity has not been heard of for too long, or not yet. silent_s."""
+
+    code, is_retryable = "identity_away", True
+
+
 class QuorumNotMet(StorageError):
     """Too few replicas answered, nothing is known to have happened. needed, answers={device: code}."""
 

@@ -1,10 +1,11 @@
 """Who asks: what a token means, as policy rules and use-cases see it."""
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
+
+from common.pathrule import path_pattern
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,14 +19,7 @@ class AccessRule:
 
     def matches(self, service: str, method: str, path: str) -> bool:
         """Whether this is that request."""
-        return self.service == service and self.method == method and _path_pattern(self.path).fullmatch(path) is not None
-
-
-@lru_cache(maxsize=1_024)
-def _path_pattern(path: str) -> re.Pattern[str]:
-    parts = re.split(r"(\*\*|\*|\{[^{}/]*\})", path)
-    return re.compile("".join(".*" if part == "**" else "[^/]+" if part == "*" or part[:1] == "{" else re.escape(part)
-                              for part in parts))
+        return self.service == service and self.method == method and path_pattern(self.path).fullmatch(path) is not None
 
 
 @dataclass(frozen=True, kw_only=True)

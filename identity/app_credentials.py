@@ -100,6 +100,7 @@ def _create(connection: Connection, call: Call, hashed: str) -> dict[str, Any]:
     if rules:
         connection.execute(insert(app_credential_access_rule),
                            [{"app_credential_id": row.id, "access_rule_id": one} for one in dict.fromkeys(rules)])
+    state.change(connection)                 # a gateway that knows of a token knows of what it was made with
     return show(connection, call, row)
 
 

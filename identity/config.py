@@ -32,6 +32,7 @@ class IdentityConfig:
     database: str | None = setting(None, "a SQLite file in the state directory, or a PostgreSQL URL", is_secret=True,
                                    needs_private_file=True, example='"postgresql://holdfast@db.example.org/holdfast"')
     token_life_s: int = setting(3_600, "how long a token is good", low=60, high=604_800)
+    auth_grace_s: int = setting(300, "a gateway that identity does not reach serves what it knows for so long", low=1, high=86_400)
     lockout_failures: int = setting(10, "wrong passwords in a row that lock a user out; 0: never", low=0, high=1_000)
     lockout_s: int = setting(300, "how long, unless unlocked", low=1, high=86_400_000)
     password_regex: str = setting("", "what a new password has to match", check=_check_regex)

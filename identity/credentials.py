@@ -74,6 +74,7 @@ def create_credential(connection: Connection, call: Call) -> dict[str, Any]:
     _refuse_beyond(call, given["type"], project_id)
     row = _add(connection, call, digest=digest, user_id=user_id, project_id=project_id, kind=given["type"], blob=blob,
                extra=free_attributes(given, _FIELDS))
+    call.state.change(connection)
     return {"credential": show_credential(call, row)}
 
 

@@ -5,38 +5,14 @@ project itself. Roles imply others, transitively. A role of a domain stands for 
 """
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-
 from sqlalchemy import Connection, and_, or_, select, tuple_
 
 from identity.model import assignment, membership, project, role, role_implies
+from identity.wire import RoleGraph
 
 SYSTEM = "all"
+__all__ = ["SYSTEM", "RoleGraph", "ancestors_of", "assigned_roles", "effective_roles", "groups_of", "load_graph", "reachable"]
 _DEPTH_MAX = 64                          # of project trees; creation allows far less
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoleGraph:
-    """Every role, and what it implies. domains: "" for a role that belongs to none."""
-
-    names: Mapping[str, str]
-    domains: Mapping[str, str]
-    implied: Mapping[str, frozenset[str]]
-
-    def closure(self, role_ids: Iterable[str]) -> set[str]:
-        """These roles and everything that they imply."""
-        out, todo = set(role_ids), list(role_ids)
-        while todo:
-            for other in self.implied.get(todo.pop(), ()):
-                if other not in out:
-                    out.add(other)
-                    todo.append(other)
-        return out
-
-    def effective(self, role_ids: Iterable[str]) -> dict[str, str]:
-        """Id to name of what counts in a token."""
-        return {one: self.names[one] for one in self.closure(role_ids) if one in self.names and not self.domains[one]}
 
 
 def load_graph(connection: Connection) -> RoleGraph:

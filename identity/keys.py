@@ -31,6 +31,7 @@ class KeySet:
             save_secret(directory, "0", _new_key())
             save_secret(directory, "1", _new_key())
         self._fernet: MultiFernet
+        self.texts: tuple[str, ...] = ()         # the primary first
         self._read_ns = 0
         self.load()
 
@@ -42,7 +43,8 @@ class KeySet:
             raise ConfigError(where=str(self._directory), reason="there is no primary key: restore the directory from a backup")
         ordered = [numbers[-1], *(number for number in numbers if number != numbers[-1])]
         try:
-            self._fernet = MultiFernet([Fernet(load_secret(self._directory / str(number))) for number in ordered])
+            texts = tuple(load_secret(self._directory / str(number)) for number in ordered)
+            self._fernet, self.texts = MultiFernet([Fernet(text) for text in texts]), texts
         except ValueError as error:
             raise ConfigError(where=str(self._directory), reason=f"a file is no key: {error}") from error
 

@@ -139,6 +139,7 @@ async def create_access_token(call: Call) -> Answer:
         add_row(connection, access_token, what="access token", id=token_id, sealed=state.vault.seal_text(secret),
                 consumer_id=row.consumer_id, user_id=row.user_id, project_id=row.project_id, role_ids=row.role_ids,
                 expires_us=state.clock.now_us() + _ACCESS_LIFE_S * 1_000_000)
+        state.change(connection)             # a gateway that knows of a token knows of what it was made with
 
     await call.run(make)
     return Answer(body=urlencode({"oauth_token": token_id, "oauth_token_secret": secret}),

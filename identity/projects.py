@@ -85,6 +85,7 @@ def create_project(connection: Connection, call: Call) -> dict[str, Any]:
     if parent is not None and len(ancestors_of(connection, parent.id)[0]) + 1 >= _DEPTH_MAX and not parent.is_domain:
         raise Forbidden(reason=f"Projects may be nested at most {_DEPTH_MAX} deep.")
     row = _add(connection, given, domain_id=domain_id, parent_id=parent.id if parent is not None else domain_id, is_domain=False)
+    call.state.change(connection)            # roles inherited from above count in it at once, at the gateways too
     return _shown(connection, call, row)
 
 

@@ -52,6 +52,7 @@ class Identity:
         self._revoked: dict[tuple[str, str], int] = {}       # what was revoked, and how high the counter was then
         self._contexts: OrderedDict[bytes, Known] = OrderedDict()
         self.catalog: tuple[int, object] | None = None       # of identity/catalog.py: (generation, rows)
+        self.on_change: Callable[[], None] = _ignore         # told in the loop after each change that this process made
 
     # revocations
 
@@ -136,6 +137,7 @@ class Identity:
             self.generation = generation
         elif generation > self.generation:
             self._contexts.clear()
+        self.on_change()
 
 
 def read_generation(connection: Connection) -> int:
@@ -146,6 +148,10 @@ def read_generation(connection: Connection) -> int:
 def make_counter(connection: Connection) -> None:
     """For a new database."""
     ensure_row(connection, counter, {"name": _COUNTER}, {"value": 1})
+
+
+def _ignore() -> None:
+    pass
 
 
 def _digest(token: str) -> bytes:

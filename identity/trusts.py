@@ -81,6 +81,7 @@ def create(connection: Connection, call: Call) -> dict[str, Any]:
         redelegated_trust_id=parent.id if parent is not None else None, deleted_us=None)
     if wanted:
         connection.execute(insert(trust_role), [{"trust_id": row.id, "role_id": one} for one in sorted(wanted)])
+    state.change(connection)                 # a gateway that knows of a token knows of what it was made with
     return {"trust": show(connection, call, row)}
 
 

@@ -34,6 +34,7 @@ _KINDS: dict[type[e.StorageError], Kind] = {
     e.BodyTooShort: Kind(499, "IncompleteBody"),
     e.BodyTooLarge: Kind(413, "EntityTooLarge"),
     e.ClientTimeout: Kind(408, "RequestTimeout"),
+    e.IdentityAway: Kind(503, "ServiceUnavailable", "Tokens of identity cannot be judged at the moment."),
     e.QuorumNotMet: Kind(503, "ServiceUnavailable", "Too few replicas answered. A write may still take effect later."),
     e.OutcomeUnknown: Kind(503, "ServiceUnavailable", "No decision in time: the write may or may not have taken effect."),
     e.DeadlineExceeded: Kind(503, "ServiceUnavailable", "No answer in time."),
