@@ -38,6 +38,22 @@ RULES: dict[str, Rule] = {
     "auth.needs_tls": Rule(
         "logins over plain HTTP are refused on a public address",
         "set cert and key in [tls]; or insecure_http = true in [tls] if something else encrypts"),
+    "token.future": Rule(
+        "the token of user {user} was made {ahead_s} s in the future: the clock of identity or that of this node is wrong",
+        "set the clocks right, then log in again"),
+    "identity.starting": Rule(
+        "this worker has not heard of identity yet, so it cannot judge its tokens",
+        "the client may try again; if it stays so, `holdfast status` says what keeps identity from starting"),
+    "identity.behind": Rule(
+        "the token is younger than what this worker has heard of identity ({token}, {known}), and the news did not come in time",
+        "the client may try again; if it stays so, look at the load of the control API"),
+    "identity.away": Rule(
+        "identity has not been heard of for {silent_s} s: what it revoked since is not known, so its tokens are not taken any more",
+        "bring identity back: `holdfast status`. Until then tokens of /auth/v1.0 go on; auth_grace_s in [identity] is how long "
+        "tokens of identity do"),
+    "identity.unsure": Rule(
+        "the token of user {user} may be good by what identity knows, but it has not been heard of for {silent_s} s",
+        "bring identity back: `holdfast status`"),
     # what they may do
     "account.owner": Rule(
         "only owners of {account} may do this, and {user_or_stranger} is not one",

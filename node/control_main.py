@@ -21,18 +21,22 @@ from common.clock import SystemClock
 from common.errors import StorageError, TransportLost, error_to_wire
 from common.log import configure_logging, get_logger
 from common.metrics import METRICS
+from common.rpc_server import RpcServer
 from common.secrets import load_secret
 from control.app import Service
 from control.causes import Causes
 from identity.app import make_app, make_service
 from identity.bootstrap import CatalogSeed, Seed, UserSeed, bootstrap
+from identity.feed import Feed
 from identity.main import POLICY_FILE, close_identity, open_identity
 from identity.state import Identity
+from identity.wire import FEED_ROLE, OP_FEED, transport_key
 from node.channel import Channel
 from node.config import HoldfastConfig
 from node.control import admin_password_file
 from node.endpoint import local_address
-from node.state import with_demo_user
+from node.feed import feed_credentials, feed_socket
+from node.state import RING_KEY, load_state, with_demo_user
 from node.worker import unpack_config
 from node.zygote import allow_files, die_with_parent, name_process
 from proxy.auth import load_users
@@ -68,6 +72,8 @@ class Control:
         self._identity: Identity
         self._runner: web.AppRunner | None = None
         self._following: asyncio.Task[None] | None = None
+        self._feed: Feed
+        self._feed_server: RpcServer
         self.closed = asyncio.Event()
 
     async def start(self) -> None:
@@ -77,12 +83,24 @@ class Control:
         state.refuses_plain_logins = not (self._address.is_loopback or config.tls.cert or config.tls.insecure_http)
         await state.database.run(bootstrap, state, self._seed())
         await state.database.read(state.refresh_here)
+        await self._start_feed(state)
         self._runner = web.AppRunner(make_app(self._service(state)), access_log=None, keepalive_timeout=75)
         await self._runner.setup()
         context = make_ssl_context(config.tls.cert, config.tls.key) if config.tls.cert and config.tls.key else None
         for sock in self._listeners:
             await web.SockSite(self._runner, sock, ssl_context=context, shutdown_timeout=_DRAIN_S).start()
         self._following = asyncio.create_task(state.follow(), name="identity follows")
+
+    async def _start_feed(self, state: Identity) -> None:
+        """Before clients are served: whoever gets a token here can use it at the gateways."""
+        node = load_state(self._root)
+        assert node is not None, "the supervisor made it"
+        cluster_key = load_secret(node.secret_dir / RING_KEY).encode()
+        self._feed = Feed(state, transport=transport_key(cluster_key))
+        await self._feed.start()
+        self._feed_server = RpcServer({OP_FEED: self._feed.answer}, credentials=feed_credentials(
+            node.node_id, "identity", FEED_ROLE, fingerprint=node.fingerprint, cluster_key=cluster_key))
+        await self._feed_server.listen_unix(feed_socket(self._root))
 
     def _service(self, state: Identity) -> Service:
         return make_service(state, clock=self._clock, registry=METRICS, causes=self._causes, policy_file=self._root / POLICY_FILE,
@@ -100,7 +118,9 @@ class Control:
         if op == "explain":
             return self._causes.find(fields["request"])
         if op == "rotate_keys":
-            return {"primary": self._identity.keys.rotate()}
+            primary = self._identity.keys.rotate()
+            self._feed.wake()
+            return {"primary": primary}
         if op == "reload":
             self._config = unpack_config(fields["config"])
             await self._identity.database.run(bootstrap, self._identity, self._seed())
@@ -117,6 +137,8 @@ class Control:
             self._following = None
             if self._runner is not None:
                 await self._runner.cleanup()
+            await self._feed.close()
+            await self._feed_server.close()
             close_identity(self._identity)
         self.closed.set()
 

@@ -16,14 +16,16 @@ import os
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from common.admin import AdminRequest, AdminRoute
 from common.errors import BadRequest
 from common.faultnet import Direction, FaultRules, Rule, rules_from_environment
 from container import wire as rows_wire
 from node.plan import DeviceSlot
 from object import wire as object_wire
+
+if TYPE_CHECKING:                        # workers import this module, and must not pay for an HTTP server of another kind
+    from common.admin import AdminRequest, AdminRoute
 
 OPS = {"look": object_wire.OP_LOOK, "accept": object_wire.OP_ACCEPT, "learn": object_wire.OP_LEARN, "stage": object_wire.OP_STAGE,
        "owed": object_wire.OP_OWED, "owes": object_wire.OP_OWES, "done": object_wire.OP_DONE,
@@ -67,6 +69,8 @@ class FaultSwitch:
     @property
     def routes(self) -> tuple[AdminRoute, ...]:
         """For `make_admin_app`."""
+        from common.admin import AdminRoute
+
         return (AdminRoute(method="GET", path="/faults", handler=self._show),
                 AdminRoute(method="POST", path="/faults", handler=self._set),
                 AdminRoute(method="DELETE", path="/faults", handler=self._clear))

@@ -25,10 +25,12 @@ from common.errors import BadRequest, ConfigError, StorageError, TransportLost
 from common.faultnet import FaultRules, rules_from_environment
 from common.log import configure_logging, get_logger
 from common.metrics import METRICS, Registry
+from identity.wire import transport_key
 from node.channel import Channel
 from node.config import HoldfastConfig
 from node.endpoint import local_address
 from node.faults import apply_faults
+from node.feed import FeedReader, feed_credentials
 from node.looplag import LoopLag
 from node.plan import WorkerPlan, make_plan
 from node.state import fetch_rings, load_state, with_demo_user
@@ -37,12 +39,14 @@ from node.usage import UsageKeeper
 from node.zygote import give_memory_back
 from proxy.app import Door, RequestReport, TxidSource, make_app
 from proxy.audit import AuditLog
-from proxy.auth import V1Auth, load_users
+from proxy.auth import V1Auth, load_users, reseller_prefixes
 from proxy.errors import front_errors
 from proxy.explain import Causes
 from proxy.http.intake import LEASES_MAX
 from proxy.http.parse import HeadLimits
 from proxy.http.server import HttpLimits, HttpServer, make_ssl_context
+from proxy.identity_auth import IdentityAuth
+from proxy.identity_facts import IdentityFacts
 from proxy.model import Store
 from proxy.swift.context import DoorSettings
 from proxy.swift.door import SwiftDoor
@@ -72,7 +76,7 @@ class Services(Protocol):
 
 
 MakeServices = Callable[[WorkerPlan, Clock], Services]
-MakeDoor = Callable[[HoldfastConfig, Store, WorkerPlan, Clock], tuple[Door, Callable[[], None]]]
+MakeDoor = Callable[[HoldfastConfig, Store, WorkerPlan, Clock, IdentityFacts | None], tuple[Door, Callable[[], None]]]
 
 
 class Worker:
@@ -91,6 +95,8 @@ class Worker:
         self._usage = UsageCounter()
         self._audit = AuditLog(plan.config.audit, plan.state, clock, registry=registry)
         self._usage_keeper: UsageKeeper | None = None
+        self._facts = IdentityFacts(clock) if plan.config.identity.listen else None      # of identity; None: a node without it
+        self._feed: FeedReader | None = None
         self._tls: ssl.SSLContext | None = None
         self._close_door: Callable[[], None] = lambda: None
         self._server: HttpServer | None = None
@@ -103,6 +109,7 @@ class Worker:
         config = self._plan.config
         self._tls = _load_tls(config)
         await self._services.start()
+        self._start_feed()
         server = self._server = HttpServer(self._app(config), limits=self._limits(config), clock=self._clock,
                                            on_request_done=RequestReport(self._registry, self._causes, self._usage, self._audit),
                                            make_error=front_errors(self._new_txid), on_refused=self._causes.note_refused)
@@ -112,6 +119,14 @@ class Worker:
         self._lag.start()
         self._usage_keeper = UsageKeeper(self._plan.state / "usage", self._plan.worker, self._usage, self._clock, self._ask_figures)
         self._usage_keeper.start()
+
+    def _start_feed(self) -> None:
+        if self._facts is not None:
+            plan = self._plan
+            credentials = feed_credentials(plan.node_id, f"w{plan.worker}", "worker", fingerprint=plan.fingerprint,
+                                           cluster_key=plan.secrets["cluster.key"].encode())
+            self._feed = FeedReader(self._facts, plan.state, credentials, grace_s=plan.config.identity.auth_grace_s)
+            self._feed.start()
 
     async def wait_stopped(self) -> None:
         """Returns once `close` is done."""
@@ -137,6 +152,8 @@ class Worker:
         self._stopped.set()
 
     async def _close(self) -> None:
+        if self._feed is not None:
+            await self._feed.close()
         if self._usage_keeper is not None:
             await self._usage_keeper.close()
         await self._audit.close()
@@ -181,10 +198,11 @@ class Worker:
         counters = self._server.counters if self._server is not None else None
         return {"worker": self._plan.worker, "pid": os.getpid(),
                 "connections": counters.open if counters else 0, "requests": counters.requests if counters else 0,
+                "identity": self._feed.status() if self._feed is not None else None,
                 **self._services.status()}
 
     def _app(self, config: HoldfastConfig) -> Door:
-        door, close = self._make_door(config, self._services.store, self._plan, self._clock)
+        door, close = self._make_door(config, self._services.store, self._plan, self._clock, self._facts)
         self._close_door()                           # of the old one only the threads that hash keys end
         self._close_door = close
         if isinstance(door, SwiftDoor):
@@ -336,10 +354,14 @@ def make_services(plan: WorkerPlan, clock: Clock, *, faults: FaultRules | None =
     return Storage(plan, clock, faults=faults)
 
 
-def make_door(config: HoldfastConfig, store: Store, plan: WorkerPlan, clock: Clock) -> tuple[Door, Callable[[], None]]:
-    """The Swift API over `store` with the users of `config`, and what ends it. Raises `ConfigError`."""
+def make_door(config: HoldfastConfig, store: Store, plan: WorkerPlan, clock: Clock,
+              facts: IdentityFacts | None) -> tuple[Door, Callable[[], None]]:
+    """The Swift API over `store` with the users of `config` and of identity, and what ends it. Raises `ConfigError`."""
     users = load_users(config.auth.user, plan.state / "secrets")
-    auth = V1Auth(users, config.auth, token_key=plan.secrets["token.key"].encode(), clock=clock)
+    others = IdentityAuth(
+        facts, reseller_prefixes(config.auth), transport=transport_key(plan.secrets["cluster.key"].encode()), clock=clock,
+        grace_s=config.identity.auth_grace_s, skew_s=config.cluster.max_skew_s) if facts is not None else None
+    auth = V1Auth(users, config.auth, token_key=plan.secrets["token.key"].encode(), clock=clock, others=others)
     settings = DoorSettings(limits=config.limits, policies=plan.policies, refuses_plain_logins=config.is_login_refused,
                             listen=str(local_address(config.listen)))
     return SwiftDoor(store, settings, auth, clock), auth.close

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from common.clock import Clock
 from common.errors import Overloaded, Unauthorized
@@ -50,14 +51,36 @@ class User:
         return f"{self.account}:{self.name}"
 
 
+class RequestRules(Protocol):
+    """Requests that a token is restricted to."""
+
+    def allow(self, method: str, path: str) -> bool:
+        """path: decoded, without the query."""
+
+
+class OtherTokens(Protocol):
+    """Whoever judges tokens that are not in the form of ours."""
+
+    def identify(self, token: str, service_token: str | None) -> Identity | None:
+        """None for what is not in its form either. Raises `Unauthorized`, and a `StorageError` when it cannot say."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Who asks. groups: what an ACL may name; owned: full account names that this user administers."""
+    """Who asks. groups: what an ACL may name; owned: full account names that this user administers.
+
+    Of tokens of identity only: reads, accounts that may be read; home, accounts of the token's project, in which an ACL may name
+    its roles; access_rules, the only requests that are allowed.
+    """
 
     user_id: str
     groups: frozenset[str]
     owned: frozenset[str]
     is_reseller_admin: bool
+    reads: frozenset[str] = frozenset()
+    home: frozenset[str] = frozenset()
+    roles: frozenset[str] = frozenset()
+    access_rules: RequestRules | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +104,13 @@ def load_users(rows: Iterable[UserRow], secrets_dir: Path) -> tuple[User, ...]:
 class V1Auth:
     """Logins and tokens of one worker. token_key: the same in every worker of the cluster, at least 16 bytes."""
 
-    def __init__(self, users: Iterable[User], config: AuthConfig, *, token_key: bytes, clock: Clock) -> None:
+    def __init__(self, users: Iterable[User], config: AuthConfig, *, token_key: bytes, clock: Clock,
+                 others: OtherTokens | None = None) -> None:
+        """others: judges all tokens that are not ours."""
         assert len(token_key) >= 16, "a guessable key signs tokens for everybody"
         self._users = {user.id: user for user in users}
-        self._resellers = {_account_prefix(row): row for row in config.reseller}
+        self._resellers = reseller_prefixes(config)
+        self._others = others
         self._by_length = sorted(self._resellers, key=len, reverse=True)       # "" matches all, so it comes last
         self._prefix = next(iter(self._resellers))
         self._token_start = f"{self._prefix}tk"
@@ -111,13 +137,13 @@ class V1Auth:
         return prefix is not None and len(account) > len(prefix) and account[len(prefix)] != "."
 
     def identify(self, token: str | None, service_token: str | None = None) -> Identity | None:
-        """Who holds this token; None for no token and for one that cannot be ours.
+        """Who holds this token; None for no token and for one that cannot be ours, nor that of `others`.
 
         A valid `service_token` adds its groups, and so what a prefix with a required group asks for.
-        Raises `Unauthorized` for a token in our form that is forged, expired, or whose user is gone.
+        Raises `Unauthorized` for a token in our form that is forged, expired, or whose user is gone, and what `others` does.
         """
         if token is None or not token.startswith(self._token_start):
-            return None
+            return self._others.identify(token, service_token) if token and self._others is not None else None
         if service_token is not None and not service_token.startswith(self._token_start):
             service_token = None
         if len(token) > _TOKEN_CHARS_MAX or (service_token is not None and len(service_token) > _TOKEN_CHARS_MAX):
@@ -147,7 +173,7 @@ class V1Auth:
         return Grant(token=self._make_token(user, expires_s), account=self._prefix + user.account, life_s=self._token_life_s)
 
     def _identity(self, user: User, extra: frozenset[str]) -> Identity:
-        groups = (user.groups | extra | {user.account, user.id}) - {".admin", ".reseller_admin"}
+        groups = (user.groups | extra | {user.account, f"{user.account}:*", user.id}) - {".admin", ".reseller_admin"}
         owned = frozenset(prefix + user.account for prefix, row in self._resellers.items()
                           if ".admin" in user.groups and (not row.require_group or row.require_group in groups))
         return Identity(user_id=user.id, groups=groups, owned=owned, is_reseller_admin=".reseller_admin" in user.groups)
@@ -228,6 +254,11 @@ class _Logins:
                 self._right.clear()
             self._right[name] = now_s + _LOGIN_KEPT_S
         return is_right
+
+
+def reseller_prefixes(config: AuthConfig) -> dict[str, ResellerRow]:
+    """By the prefix of full account names, the first one first."""
+    return {_account_prefix(row): row for row in config.reseller}
 
 
 def _account_prefix(row: ResellerRow) -> str:

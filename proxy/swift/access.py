@@ -4,14 +4,14 @@ Strangers learn nothing: a container that does not exist answers them like one t
 """
 from __future__ import annotations
 
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
-from common.errors import Forbidden, StorageError
-from proxy.auth import Identity, V1Auth
+from common.errors import Forbidden, StorageError, Unauthorized
+from proxy.auth import Identity, RequestRules, V1Auth
 from proxy.errors import Refusal
-from proxy.http.message import Headers
+from proxy.http.message import Headers, Request
 from proxy.model import ContainerInfo
-from proxy.swift.acl import parse_acl, referrer_host
+from proxy.swift.acl import Acl, parse_acl, referrer_host
 
 READ_ACL, WRITE_ACL = "x-container-read", "x-container-write"
 
@@ -21,13 +21,30 @@ def unauthorized(account: str) -> Refusal:
     return Refusal(401, None, [("Www-Authenticate", f'Swift realm="{quote(account or "unknown", errors="surrogateescape")}"')])
 
 
+def check_access_rules(rules: RequestRules, request: Request, account: str) -> None:
+    """Raises `Unauthorized` unless an application credential may make this request, and read what it copies from."""
+    path = request.path.decode("utf-8", "surrogateescape")
+    source = request.headers.get("x-copy-from")
+    is_allowed = rules.allow(request.method, path)
+    if is_allowed and source is not None:
+        other = request.headers.get("x-copy-from-account")
+        account = _decoded(other) if other else account
+        is_allowed = rules.allow("GET", f"/v1/{account}/{_decoded(source).lstrip('/')}")
+    if not is_allowed:
+        raise Unauthorized().because("token.access_rules", app_credential="")
+
+
+def _decoded(field: str) -> str:
+    return unquote_to_bytes(field.encode("latin-1", "replace")).decode("utf-8", "surrogateescape")
+
+
 class Asker:
     """The one who sent a request about `account`. identity: None without a valid token."""
 
-    __slots__ = ("_headers", "account", "identity", "is_owner")
+    __slots__ = ("_headers", "account", "identity", "is_owner", "is_reader")
 
     def __init__(self, auth: V1Auth, headers: Headers, account: str) -> None:
-        """Raises `Unauthorized` for a token in our form that is not valid."""
+        """Raises `Unauthorized` for a token in our form that is not valid, `IdentityAway` for one that cannot be judged now."""
         token = headers.get("x-auth-token") or headers.get("x-storage-token")
         identity = auth.identify(token, headers.get("x-service-token")) if token else None
         self.identity: Identity | None = identity
@@ -35,7 +52,8 @@ class Asker:
         self._headers = headers
         self.is_owner = identity is not None and (
             account in identity.owned or (identity.is_reseller_admin and auth.is_open(account)))
-        if not self.is_owner and not auth.is_open(account):
+        self.is_reader = self.is_owner or (identity is not None and account in identity.reads)
+        if not self.is_reader and not auth.is_open(account):
             raise self.denied("account.closed")
 
     @property
@@ -61,6 +79,11 @@ class Asker:
         if not self.is_owner:
             raise self.denied("account.owner")
 
+    def need_account_reader(self) -> None:
+        """Raises unless the whole account may be read: by its owner, and by readers of its project."""
+        if not self.is_reader:
+            raise self.denied("account.owner")
+
     def need_reseller_admin(self) -> None:
         """Raises unless the asker administers all accounts."""
         if not self.is_reseller_admin:
@@ -68,12 +91,12 @@ class Asker:
 
     def need_read(self, container: ContainerInfo, *, is_listing: bool) -> None:
         """Raises unless the container may be read (an object), or listed."""
-        if self.is_owner:
+        if self.is_reader:
             return
         acl = parse_acl(container.headers.get(READ_ACL, ""))
         if acl.allows_referrer(self._headers.get("referer")) and (not is_listing or acl.allows_listing):
             return
-        if self.identity is None or not acl.allows_user(self.identity.groups):
+        if self.identity is None or not self._is_named(acl, self.identity):
             came_by_link = acl.referrers and self.identity is None
             rule = "acl.listing" if is_listing else "acl.referrer" if came_by_link else "acl.read"
             raise self.denied(rule, container=container.name, acl=container.headers.get(READ_ACL, ""),
@@ -84,8 +107,12 @@ class Asker:
         if self.is_owner:
             return
         acl = parse_acl(container.headers.get(WRITE_ACL, ""))
-        if self.identity is None or not acl.allows_user(self.identity.groups):
+        if self.identity is None or not self._is_named(acl, self.identity):
             raise self.denied("acl.write", container=container.name, acl=container.headers.get(WRITE_ACL, ""))
+
+    def _is_named(self, acl: Acl, identity: Identity) -> bool:
+        """A role counts in the accounts of its own project only."""
+        return acl.allows_user(identity.groups) or (self.account in identity.home and not acl.groups.isdisjoint(identity.roles))
 
     def need_identity(self) -> None:
         """Raises for a stranger: nobody without a token ever writes."""

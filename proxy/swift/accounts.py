@@ -9,12 +9,12 @@ from proxy.model import AccountInfo, MetaChange
 from proxy.swift.constraints import check_name
 from proxy.swift.context import Ask, Gateway
 from proxy.swift.listing import choose_format, listing_answer, parse_page
-from proxy.swift.metadata import meta_change, meta_fields
+from proxy.swift.metadata import OWNER_META, meta_change, meta_fields
 
 
 async def get_account(gateway: Gateway, ask: Ask) -> Response:
     """200 or 204 with the containers."""
-    ask.asker.need_owner()
+    ask.asker.need_account_reader()
     account = ask.path.account
     media = choose_format(ask.request)
     page = parse_page(ask.request, gateway.limits.account_listing_limit)
@@ -22,18 +22,18 @@ async def get_account(gateway: Gateway, ask: Ask) -> Response:
         info, entries = await gateway.store.list_account(account, page)
     except NotFound:
         info, entries = await _begin_account(gateway, ask), []
-    return listing_answer(media, _account_fields(info), kind="account", name=account, entries=entries)
+    return listing_answer(media, _account_fields(ask, info), kind="account", name=account, entries=entries)
 
 
 async def head_account(gateway: Gateway, ask: Ask) -> Response:
     """204 with metadata and figures."""
-    ask.asker.need_owner()
+    ask.asker.need_account_reader()
     media = choose_format(ask.request)
     try:
         info = await gateway.store.account(ask.path.account, fresh=True)
     except NotFound:
         info = await _begin_account(gateway, ask)
-    headers = [*_account_fields(info), ("Content-Type", f"{media}; charset=utf-8"), ("Vary", "Accept")]
+    headers = [*_account_fields(ask, info), ("Content-Type", f"{media}; charset=utf-8"), ("Vary", "Accept")]
     return Response(204, headers)
 
 
@@ -74,7 +74,7 @@ async def create_account(gateway: Gateway, ask: Ask, change: MetaChange | None =
 async def _begin_account(gateway: Gateway, ask: Ask) -> AccountInfo:
     """The account that its owner has just named for the first time.
 
-    A reseller admin who looks at an account that does not exist sees an empty one, and does not make it by a typing error.
+    Who only reads it, and a reseller admin who looks at an account that does not exist, sees an empty one and does not make it.
     """
     identity = ask.asker.identity
     if identity is None or ask.path.account not in identity.owned:
@@ -83,12 +83,13 @@ async def _begin_account(gateway: Gateway, ask: Ask) -> AccountInfo:
     return await gateway.store.account(ask.path.account, fresh=True)
 
 
-def _account_fields(info: AccountInfo) -> list[tuple[str, str]]:
+def _account_fields(ask: Ask, info: AccountInfo) -> list[tuple[str, str]]:
+    meta = info.meta if ask.asker.is_owner else {name: value for name, value in info.meta.items() if name not in OWNER_META}
     return [
         ("X-Account-Container-Count", str(info.container_count)),
         ("X-Account-Object-Count", str(info.object_count)),
         ("X-Account-Bytes-Used", str(info.bytes_used)),
         ("X-Timestamp", format_timestamp(info.created_us)),
         ("Accept-Ranges", "bytes"),
-        *meta_fields("X-Account-Meta-", info.meta),
+        *meta_fields("X-Account-Meta-", meta),
     ]

@@ -1,6 +1,7 @@
-"""Container ACLs: `.r:*`, `.r:-host`, `.rlistings`, `account`, `account:user`, `*`.
+"""Container ACLs: `.r:*`, `.r:-host`, `.rlistings`, `account`, `account:user`, `project:user`, `role`, `*`.
 
-An element of ours beyond what Swift's v1 auth has: `*` (also `*:*`) is every user with a valid token.
+Which elements mean somebody is decided where a token is judged (`proxy.auth.Identity.groups`): here they are texts. Of accounts and
+projects `name:*` is everybody. An element of ours beyond what Swift has: `*`, as `*:*`, is every user with a valid token.
 """
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ class Acl:
 
     def allows_user(self, groups: frozenset[str]) -> bool:
         """Whether a user with a valid token and these groups is allowed."""
-        return not self.groups.isdisjoint(groups) or "*" in self.groups
+        return not self.groups.isdisjoint(groups) or "*" in self.groups or "*:*" in self.groups
 
     @property
     def allows_listing(self) -> bool:
@@ -73,17 +74,11 @@ def _clean_referrer(element: str, host: str, is_write: bool) -> str:
 
 @lru_cache(maxsize=1024)
 def parse_acl(text: str) -> Acl:
-    """A stored ACL; never fails: an element without meaning allows nothing."""
+    """A stored ACL; never fails: an element without meaning allows nothing. Names with commas are percent-encoded."""
     elements = text.split(",")
     referrers = tuple(element[3:] for element in elements if element.startswith(".r:"))
-    groups = {_group(element) for element in elements if element and not element.startswith(".r:")}
+    groups = {unquote(element) for element in elements if element and not element.startswith(".r:")}
     return Acl(referrers, frozenset(groups))
-
-
-def _group(element: str) -> str:
-    """`account:*` is the account, `*:*` everyone; names with commas are percent-encoded."""
-    name = unquote(element)
-    return name[:-2] if name.endswith(":*") and len(name) > 2 else name
 
 
 def referrer_host(referrer: str | None) -> str:

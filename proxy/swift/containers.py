@@ -16,7 +16,7 @@ from proxy.swift.metadata import ACLS, OWNER_META, meta_change, meta_fields
 async def get_container(gateway: Gateway, ask: Ask) -> Response:
     """200 or 204 with the objects."""
     account, name = ask.path.account, ask.path.container
-    if not ask.asker.is_owner:
+    if not ask.asker.is_reader:
         await _need_listing(gateway, ask)
     media = choose_format(ask.request)
     page = parse_page(ask.request, gateway.limits.container_listing_limit)
@@ -26,7 +26,7 @@ async def get_container(gateway: Gateway, ask: Ask) -> Response:
 
 async def head_container(gateway: Gateway, ask: Ask) -> Response:
     """204 with metadata and figures."""
-    if not ask.asker.is_owner:
+    if not ask.asker.is_reader:
         await _need_listing(gateway, ask)
     media = choose_format(ask.request)
     info = await gateway.store.container(ask.path.account, ask.path.container, fresh=True)

@@ -12,9 +12,10 @@ from common.errors import StorageError, Unauthorized
 from proxy.auth import V1Auth
 from proxy.errors import Refusal, answer, error_answer, make_txid, mark, refusal_answer
 from proxy.http.message import Request, Response
+from proxy.identity_auth import Behind
 from proxy.model import Store
 from proxy.swift import accounts, containers, copying, objects
-from proxy.swift.access import Asker, unauthorized
+from proxy.swift.access import Asker, check_access_rules, unauthorized
 from proxy.swift.context import Ask, DoorSettings, Gateway
 from proxy.swift.info import render_info
 from proxy.swift.login import LOGIN_PATHS, log_in
@@ -75,7 +76,7 @@ class SwiftDoor:
         """Who asked, "" if nobody whom we know; the token was just looked at, so it costs little."""
         try:
             identity = self._gateway.auth.identify(request.headers.get("x-auth-token") or request.headers.get("x-storage-token"))
-        except Unauthorized:
+        except StorageError:
             return ""
         return identity.user_id if identity is not None else ""
 
@@ -93,7 +94,14 @@ class SwiftDoor:
                 "request.method", allowed=[*table, "OPTIONS"])
         if table is _OBJECT and request.method == "PUT":
             handler = _put_handler(request)
-        return await handler(self._gateway, Ask(request, parts, Asker(self._gateway.auth, request.headers, parts.account)))
+        try:
+            asker = Asker(self._gateway.auth, request.headers, parts.account)
+        except Behind as behind:                     # a token that is younger than what this worker has heard
+            await behind.caught_up()
+            asker = Asker(self._gateway.auth, request.headers, parts.account)
+        if asker.identity is not None and asker.identity.access_rules is not None:
+            check_access_rules(asker.identity.access_rules, request, parts.account)
+        return await handler(self._gateway, Ask(request, parts, asker))
 
     async def _route_service(self, request: Request) -> Response:
         """Paths that belong to no account."""

@@ -99,7 +99,7 @@ async def find_object(gateway: Gateway, ask: Ask, *, want_body: bool) -> ObjectI
     try:
         container, info = await gateway.store.get_object(path.account, path.container, path.object, want_body=want_body)
     except NotFound:
-        if not asker.is_owner:
+        if not asker.is_reader:
             asker.need_read(await _container_or_denied(gateway, ask), is_listing=False)
         raise
     asker.need_read(container, is_listing=False)

@@ -23,5 +23,11 @@ def test_no_process_of_the_object_store_imports_the_control_plane(module):
     assert not imported_by(module) & set(HEAVY)
 
 
+@pytest.mark.parametrize("module", ["node.worker", "node.zygote"])
+def test_a_worker_has_one_http_server(module):
+    assert "aiohttp" not in imported_by(module)
+
+
 def test_the_check_finds_what_is_imported():
+    assert "aiohttp" in imported_by("node.main")
     assert {"sqlalchemy", "argon2", "identity.model"} <= imported_by("node.control_main")

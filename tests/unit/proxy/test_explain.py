@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.explain_rules import RULES
+from cli.explain import RULES
 from common.clock import ManualClock
 from common.errors import CAUSES_MAX, BadRequest, Conflict, NotFound, QuorumNotMet, StorageError
 from proxy.errors import Refusal, mark

@@ -53,7 +53,7 @@ async def test_a_token_follows_the_groups_of_the_present_configuration():
     token = await token_of(make())
     demoted = User(account="demo", name="alice", groups=frozenset({"readers"}), key="wonder")
     identity = make((demoted,)).identify(token)
-    assert identity.owned == frozenset() and identity.groups == {"demo", "demo:alice", "readers"}
+    assert identity.owned == frozenset() and identity.groups == {"demo", "demo:*", "demo:alice", "readers"}
 
 
 async def test_what_is_remembered_of_tokens_is_small_whatever_clients_send():
