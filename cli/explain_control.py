@@ -84,4 +84,16 @@ CONTROL_RULES: dict[str, Rule] = {
     "request.schema": Rule("the body does not have the form of this operation; field: {field}", "compare with the API reference"),
     "password.regex": Rule("the new password does not match password_regex of [identity]", "choose another one"),
     "password.history": Rule("the new password is one of the last ones (password_history of [identity])", "choose another one"),
+    # jobs and states
+    "state.wrong": Rule("{what} {id} is {status}, and the operation wants it to be {allowed}; it is held by job {job}",
+                        "wait until that job has ended: `holdfast jobs` shows its step"),
+    "job.step": Rule("step {step} of {kind} failed, after it was begun {tries} times",
+                     "take away the reason, then ask for the operation again; the log has more under the request id"),
+    "job.worker_ended": Rule("the process that ran step {step} of {kind} ended each time, {times} times",
+                             "look for crashes of the control API in the log and in dmesg (out of memory?)"),
+    "job.unknown_step": Rule("the job was begun by a version that had a step {step} of {kind}, which this one has not",
+                             "finish jobs before an upgrade, or go back to that version"),
+    "job.undo_left": Rule("what step {step} had made could not be taken back: {reason}", "remove it by hand"),
+    "job.missing": Rule("{what} {id} was {status} and no job was at it (its job was {job}): a restored database, or a hand in its "
+                        "tables", "nothing, if it got a new job; else ask for the operation again"),
 }

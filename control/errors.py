@@ -58,7 +58,7 @@ class NotBuilt(StorageError):
 
 STATUS_OF: Mapping[str, int] = {
     "bad_request": 400, "unauthorized": 401, "forbidden": 403, "not_found": 404, "method_not_allowed": 405, "not_acceptable": 406,
-    "client_timeout": 408, "conflict": 409, "duplicate": 409, "bad_reference": 409, "precondition_failed": 412,
+    "client_timeout": 408, "conflict": 409, "wrong_state": 409, "duplicate": 409, "bad_reference": 409, "precondition_failed": 412,
     "body_too_large": 413, "unsupported_media": 415, "quota_exceeded": 403, "not_built": 501, "overloaded": 503,
     "deadline_exceeded": 503, "transport_lost": 503,
 }

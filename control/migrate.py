@@ -5,6 +5,7 @@ code and those of the database part, which a test holds to nothing.
 """
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,17 @@ def current_revision(connection: Connection, *, service: str) -> str | None:
     return _context(connection, service).get_current_revision()
 
 
-def differences(connection: Connection, metadata: MetaData, *, service: str) -> list[Any]:
-    """Operations that would bring the database to what the code says; empty if nothing is missing."""
-    found: list[Any] = compare_metadata(_context(connection, service), metadata)
+def differences(connection: Connection, metadata: MetaData, *, service: str, beside: Iterable[str] = ()) -> list[Any]:
+    """Operations that would bring the database to what the code says; empty if nothing is missing.
+
+    beside: tables in the same database that have a history of their own.
+    """
+    found: list[Any] = compare_metadata(_context(connection, service, beside), metadata)
     return found
 
 
-def _context(connection: Connection, service: str, **options: Any) -> MigrationContext:
-    names = {f"{service}_revision"}
+def _context(connection: Connection, service: str, beside: Iterable[str] = (), **options: Any) -> MigrationContext:
+    names = {f"{service}_revision", *beside}
     return MigrationContext.configure(connection, opts={
         "version_table": f"{service}_revision", "render_as_batch": connection.dialect.name == "sqlite", "compare_type": True,
         "include_object": lambda _, name, kind, __, ___: not (kind == "table" and name in names), **options})
