@@ -15,14 +15,14 @@ from object.format import (
     SEGMENT_DROPPED,
     Record,
     check_record,
-    decode_register_row,
+    decode_row_key,
     encode_segment_header,
 )
 from object.replay import SegmentScan, list_segments, read_segment_header, scan_segment, segment_path
 from object.wire import BodyState
 
 DEAD_SHARE_MIN = 0.5
-STEP_BYTES, STEP_RECORDS = 1 << 20, 1000
+STEP_BYTES, STEP_RECORDS = 256 << 10, 100        # of the loop's time at once: about 2 ms
 
 
 def plan_compaction(device: Device) -> int | None:
@@ -51,7 +51,7 @@ def load_records(device: Device, segment: int) -> list[tuple[Record, memoryview]
 
 
 def move_records(device: Device, segment: int, records: list[tuple[Record, memoryview]]) -> Iterator[int]:
-    """Append copies of what still lives; yields after a step of about 1 MiB or 1000 records, with the bytes moved in it.
+    """Append copies of what still lives; yields after a step of 256 KiB or 100 records, with the bytes moved in it.
 
     The caller commits between the steps, and calls `drop_segment` once the last copy is durable.
     """
@@ -69,17 +69,17 @@ def move_records(device: Device, segment: int, records: list[tuple[Record, memor
 
 def _move(device: Device, segment: int, record: Record, view: memoryview) -> int:
     if record.type in OBJECT_TYPES:
-        row = decode_register_row(record.meta)
-        held = device.get(row.key)
-        if held is None or (held.segment, held.offset) != (segment, record.offset):
+        key = decode_row_key(record.meta)
+        held = device.get(key)
+        if held is None or held.offset != record.offset or held.segment != segment:
             return 0                     # dead
         body: bytes | None = None
         try:
             body = bytes(check_record(view)[1])
         except Corruption:
             if held.state == BodyState.INLINE:
-                device.quarantine(row.key, held)
-        device.append_moved(row.key, body)
+                device.quarantine(key, held)
+        device.append_moved(key, body)
         return record.length
     return device.append_moved_other(record)
 

@@ -25,7 +25,7 @@ from common.hashing import crc32, crc32_long
 from common.packing import pack
 from common.timestamp import Stamp, unpack_stamp
 from common.vfs import PAGE_BYTES
-from object.wire import BodyState, Kind, Version, unpack_version
+from object.wire import KEY_BYTES, BodyState, Kind, Version, unpack_version
 
 VERSION = 1
 SEGMENT_MAGIC, BATCH_MAGIC = b"HFSEGMNT", b"HFBA"
@@ -34,6 +34,7 @@ _BATCH = struct.Struct(">4sHH16sQQIQQI")
 _RECORD = struct.Struct(">BBHIIQI")
 _CHECKED = struct.Struct(">BBHIIQ")      # a record's header without its crc
 _RECORD_CHECKED = _CHECKED.size
+_ROW_START = bytes((0x94, 0xC4, KEY_BYTES))      # msgpack: a list of four that begins with so many bytes
 BATCH_HEADER_BYTES, RECORD_HEADER_BYTES = _BATCH.size, _RECORD.size
 SEGMENT_DROPPED = 1                      # compaction took what lived here: only this page is left, so that the chain holds
 FLAG_MOVED = 1                           # a copy made by compaction: consumers of the journal skip it
@@ -191,6 +192,13 @@ def iterate_records(buf: bytes | memoryview, header: BatchHeader, *, offset: int
 def encode_register_row(key: bytes, ballot: Stamp, version: Version, trailer_crc: int = 0) -> bytes:
     """msgpack [key, ballot, version, trailer crc]."""
     return pack((key, ballot.pack(), version.packed, trailer_crc))
+
+
+def decode_row_key(meta: bytes) -> bytes:
+    """The key of `encode_register_row`, the rest unread. Raises `Corruption`."""
+    if meta[:3] == _ROW_START and len(meta) > 3 + KEY_BYTES:
+        return meta[3:3 + KEY_BYTES]
+    return decode_register_row(meta).key
 
 
 def decode_register_row(meta: bytes) -> RegisterRow:

@@ -88,6 +88,8 @@ def restamp(version: Version, *, stamp: Stamp, root: Stamp) -> Version:
 
 def unpack_version(packed: bytes) -> Version:
     """Inverse of `Version.packed`. Raises `Corruption`."""
+    if packed == NOTHING.packed:
+        return NOTHING                   # what every look for a new name brings
     try:
         stamp, root, kind, path, body_id, size, descriptor = msgpack.unpackb(packed, unicode_errors="surrogatepass")
         return Version(unpack_stamp(stamp), unpack_stamp(root), kind, path, body_id, size, descriptor, packed)

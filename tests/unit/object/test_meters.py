@@ -1,8 +1,9 @@
 """Batches are counted by records and bytes, and what waits for a thread is seen while it waits."""
+import asyncio
 import threading
-from concurrent.futures import ThreadPoolExecutor, wait
 
 from common.metrics import Registry, format_prometheus
+from common.pool import Pool
 from object.journal import Batch
 from object.meters import OwnerMeters
 
@@ -21,16 +22,16 @@ def test_each_batch_is_counted_by_its_records_and_bytes():
     assert 'holdfast_journal_batch_bytes_sum{device="d1"} 70500' in text
 
 
-def test_jobs_that_wait_for_a_thread_are_seen():
+async def test_jobs_that_wait_for_a_thread_are_seen():
     registry = Registry()
-    go_on = threading.Event()
-    with ThreadPoolExecutor(1) as pool:
-        OwnerMeters("d1", {"journal": pool}, registry)
-        started = threading.Event()
-        pool.submit(lambda: (started.set(), go_on.wait()))
-        started.wait()
-        waiting = [pool.submit(go_on.wait) for _ in range(3)]
-        assert 'holdfast_pool_waiting{device="d1",pool="journal"} 3' in format_prometheus(registry.snapshot())
-        go_on.set()
-        wait(waiting)
-        assert 'holdfast_pool_waiting{device="d1",pool="journal"} 0' in format_prometheus(registry.snapshot())
+    started, go_on = threading.Event(), threading.Event()
+    pool = Pool(1, "t")
+    OwnerMeters("d1", {"journal": pool}, registry)
+    first = pool.run(lambda: (started.set(), go_on.wait()))
+    started.wait()
+    waiting = [pool.run(go_on.wait) for _ in range(3)]
+    assert 'holdfast_pool_waiting{device="d1",pool="journal"} 3' in format_prometheus(registry.snapshot())
+    go_on.set()
+    await asyncio.gather(first, *waiting)
+    assert 'holdfast_pool_waiting{device="d1",pool="journal"} 0' in format_prometheus(registry.snapshot())
+    pool.shutdown()
