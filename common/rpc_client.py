@@ -36,7 +36,7 @@ from common.handshake import ClientHandshake, Credentials, Peer
 from common.link import Link, is_allowed_uid
 from common.log import Repeats, get_logger
 from common.sockets import Connect
-from common.streams import InFlow, OutFlow, read_error, reset
+from common.streams import DOWNLOAD_WINDOW_BYTES, InFlow, OutFlow, read_error, reset
 
 HANDSHAKE_S = 5.0
 WAITING_MAX = 10_000                     # calls that wait for the connection
@@ -151,7 +151,8 @@ class RpcClient:
         """
         client = self._for_streams()
         call_id = client._take_id()
-        flow = client._in[call_id] = InFlow(partial(client._send_frame, call_id, op), wait_s=timeout_s)
+        flow = client._in[call_id] = InFlow(partial(client._send_frame, call_id, op), wait_s=timeout_s,
+                                                  window_bytes=DOWNLOAD_WINDOW_BYTES)
         try:
             answer: asyncio.Future[Reply] = self._loop.create_future()
             pending = _Pending(answer, op | DOWNLOAD, fields, body, self._loop.time() + timeout_s, False)
@@ -466,14 +467,14 @@ class Upload:
         self._flow: OutFlow | None = None
         self._answer: asyncio.Future[Reply] | None = None
 
-    async def write(self, chunk: bytes | bytearray | memoryview) -> None:
+    async def write(self, chunk: bytes | bytearray | memoryview, *, is_piece_end: bool = False) -> None:
         """Send `chunk`, waiting for the reader; it must not change after. Once the handler has answered, nothing is sent.
 
-        Raises `DeadlineExceeded`, `TransportLost`, or the handler's error.
+        is_piece_end: see `OutFlow.write`. Raises `DeadlineExceeded`, `TransportLost`, or the handler's error.
         """
         flow, answer = await self._open()
         try:
-            await flow.write(chunk)
+            await flow.write(chunk, is_piece_end=is_piece_end)
         except StreamAborted:
             if not _is_answered(answer):
                 raise

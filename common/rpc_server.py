@@ -38,7 +38,7 @@ from common.handshake import Credentials, ServerHandshake
 from common.link import Link, is_allowed_uid
 from common.log import Repeats, get_logger
 from common.sockets import bind_unix
-from common.streams import InFlow, OutFlow, read_error, reset, send_error
+from common.streams import DOWNLOAD_WINDOW_BYTES, InFlow, OutFlow, read_error, reset, send_error
 
 HANDSHAKE_S = 5.0
 UNPROVED_MAX = 64                        # connections that have not proved themselves; beyond it the oldest goes
@@ -332,7 +332,7 @@ class _Session:
             flow = self._in.get(stream_id)
             if flow is not None and op == END:
                 flow.end(fields)
-            elif flow is not None and not flow.feed(body):
+            elif flow is not None and not flow.feed(body, is_piece_end=bool(fields)):
                 self.link.abort("data beyond the window of a stream")
         elif op == CREDIT:
             if stream_id in self._out and len(fields) == 1 and type(fields[0]) is int:
@@ -350,7 +350,7 @@ class _Session:
     def _start_download(self, stream_id: int, op: int, answer: Download) -> None:
         send = partial(self._send, stream_id, op)
         send(OPENED, answer.fields)
-        flow = OutFlow(send, self.link.drain, wait_s=STREAM_STALL_S)
+        flow = OutFlow(send, self.link.drain, wait_s=STREAM_STALL_S, window_bytes=DOWNLOAD_WINDOW_BYTES)
         task = self._track(self._pump(stream_id, op, answer, flow))
         self._out[stream_id] = flow, task
         self.pending_count += 1

@@ -14,8 +14,9 @@ from common.errors import DeadlineExceeded, StorageError, error_from_wire, error
 from common.frames import CREDIT, DATA, END, RESET
 
 WINDOW_BYTES = 1 << 20
+DOWNLOAD_WINDOW_BYTES = 256 << 10        # what a reader that is stuck holds; an upload has shown that its bytes flow
 DATA_BYTES_MAX = 256 << 10
-_CREDIT_BYTES_MIN = WINDOW_BYTES // 4
+_PIECE_END = (1,)                        # field of a DATA frame that ends a piece
 
 
 class SendFrame(Protocol):
@@ -33,18 +34,19 @@ class Drain(Protocol):
 class OutFlow:
     """The sending half. wait_s: how long one write may wait for the reader."""
 
-    __slots__ = ("_credit_bytes", "_drain", "_error", "_is_ended", "_send", "_wait_s", "_waiter")
+    __slots__ = ("_credit_bytes", "_drain", "_error", "_is_ended", "_send", "_wait_s", "_waiter", "_window_bytes")
 
-    def __init__(self, send: SendFrame, drain: Drain, *, wait_s: float) -> None:
+    def __init__(self, send: SendFrame, drain: Drain, *, wait_s: float, window_bytes: int = WINDOW_BYTES) -> None:
         self._send, self._drain, self._wait_s = send, drain, wait_s
-        self._credit_bytes = WINDOW_BYTES
+        self._credit_bytes = self._window_bytes = window_bytes
         self._error: StorageError | None = None
         self._is_ended = False
         self._waiter: asyncio.Future[None] | None = None
 
-    async def write(self, chunk: bytes | bytearray | memoryview) -> None:
+    async def write(self, chunk: bytes | bytearray | memoryview, *, is_piece_end: bool = False) -> None:
         """Send all of `chunk`, which must not change after. One writer at a time.
 
+        is_piece_end: return when a reader of pieces has dealt with all that was written, and holds nothing of it any more.
         Raises `DeadlineExceeded`, `TransportLost`, or what the other end gave as reason to stop.
         """
         view = memoryview(chunk)
@@ -56,9 +58,13 @@ class OutFlow:
             assert not self._is_ended, "write after the end of a stream"
             count = min(len(view), DATA_BYTES_MAX, self._credit_bytes)
             self._credit_bytes -= count
-            self._send(DATA, (), view[:count])
+            self._send(DATA, _PIECE_END if is_piece_end and count == len(view) else (), view[:count])
             view = view[count:]
             await self._drain()
+        while is_piece_end and self._credit_bytes < self._window_bytes and self._error is None:
+            await self._wait_for_credit()
+        if is_piece_end and self._error is not None:
+            raise self._error
 
     def end(self, fields: Sequence[object] = ()) -> None:
         """Nothing follows. Raises what broke the stream."""
@@ -69,7 +75,7 @@ class OutFlow:
 
     def grant(self, count: int) -> None:
         """The reader took `count` bytes."""
-        self._credit_bytes = min(self._credit_bytes + count, WINDOW_BYTES)
+        self._credit_bytes = min(self._credit_bytes + count, self._window_bytes)
         self._wake()
 
     def fail(self, error: StorageError) -> None:
@@ -99,11 +105,12 @@ class InFlow:
     `end_fields` are those of END, known once `read` returned b"".
     """
 
-    __slots__ = ("_buffered_bytes", "_chunks", "_error", "_is_ended", "_send", "_taken_bytes", "_wait_s", "_waiter", "end_fields")
+    __slots__ = ("_buffered_bytes", "_chunks", "_error", "_is_ended", "_send", "_taken_bytes", "_wait_s", "_waiter",
+                 "_window_bytes", "end_fields")
 
-    def __init__(self, send: SendFrame, *, wait_s: float) -> None:
-        self._send, self._wait_s = send, wait_s
-        self._chunks: deque[bytes] = deque()
+    def __init__(self, send: SendFrame, *, wait_s: float, window_bytes: int = WINDOW_BYTES) -> None:
+        self._send, self._wait_s, self._window_bytes = send, wait_s, window_bytes
+        self._chunks: deque[tuple[bytes, bool]] = deque()        # and whether it ends a piece
         self._buffered_bytes = self._taken_bytes = 0
         self._error: StorageError | None = None
         self._is_ended = False
@@ -116,37 +123,65 @@ class InFlow:
         Raises `DeadlineExceeded`, `TransportLost`, `StreamAborted`, or the other end's error; bytes read before are then
         not the whole.
         """
+        if not self._chunks and not await self._has_more():
+            return b""
+        chunk, _ = self._take()
+        if self._taken_bytes >= self._window_bytes // 4:
+            self._give_credit()
+        return chunk
+
+    async def read_piece(self) -> list[bytes]:
+        """The chunks of the next piece as its writer made it, or half a window of them; [] at the end. Raises as `read`.
+
+        The writer hears that a piece is dealt with when the next one is asked for.
+        """
+        self._give_credit()
+        chunks: list[bytes] = []
+        while self._taken_bytes < self._window_bytes // 2 and (self._chunks or await self._has_more()):
+            chunk, is_piece_end = self._take()
+            chunks.append(chunk)
+            if is_piece_end:
+                break
+        return chunks
+
+    async def _has_more(self) -> bool:
+        """Wait for bytes; False at the end."""
         while not self._chunks:
             if self._error is not None:
                 raise self._error
             if self._is_ended:
-                return b""
+                return False
             await self._wait_for_bytes()
-        chunk = self._chunks.popleft()
+        return True
+
+    def _take(self) -> tuple[bytes, bool]:
+        chunk, is_piece_end = self._chunks.popleft()
         self._buffered_bytes -= len(chunk)
         self._taken_bytes += len(chunk)
-        if self._taken_bytes >= _CREDIT_BYTES_MIN and not self._is_ended:
+        return chunk, is_piece_end
+
+    def _give_credit(self) -> None:
+        if self._taken_bytes and not self._is_ended:
             self._send(CREDIT, (self._taken_bytes,))
             self._taken_bytes = 0
-        return chunk
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while chunk := await self.read():
             yield chunk
 
-    def feed(self, chunk: bytes) -> bool:
+    def feed(self, chunk: bytes, *, is_piece_end: bool = False) -> bool:
         """Bytes arrived; False if the sender broke the rules: beyond its credit, empty, or after the end."""
         self._buffered_bytes += len(chunk)
-        if not chunk or self._is_ended or self._buffered_bytes + self._taken_bytes > WINDOW_BYTES:
+        if not chunk or self._is_ended or self._buffered_bytes + self._taken_bytes > self._window_bytes:
             return False
-        self._chunks.append(chunk)
+        self._chunks.append((chunk, is_piece_end))
         self._wake()
         return True
 
     def feed_whole(self, body: bytes) -> None:
         """The whole arrived in one frame."""
         if body:
-            self._chunks.append(body)
+            self._chunks.append((body, True))
             self._buffered_bytes += len(body)
         self.end([])
 

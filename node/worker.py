@@ -31,6 +31,7 @@ from node.config import HoldfastConfig
 from node.endpoint import local_address
 from node.faults import apply_faults
 from node.feed import FeedReader, feed_credentials
+from node.heap import HeapTrim
 from node.looplag import LoopLag
 from node.plan import WorkerPlan, make_plan
 from node.state import fetch_rings, load_state, with_demo_user
@@ -58,7 +59,7 @@ _DEVICE_GAUGES = {
     "synced_sequence": "last durable record", "is_counted": "1 if its answers count",
     "torn_bytes": "cut from the journal at the last start", "damaged_rows": "rows whose body is lost here",
 }
-_BODY_BUFFERS = 80                           # of a MiB, of all workers together
+_BODY_BUFFERS = 64                           # of a MiB, of all workers together
 _SETTLED_S = 20.0                            # after a start: what it left to do, compaction above all, is done by then
 DRAIN_S = 10.0                               # for requests that run when the node stops
 _log = get_logger("node.worker")
@@ -92,6 +93,7 @@ class Worker:
         self._new_txid = TxidSource(clock)
         self._causes = Causes(clock)
         self._lag = LoopLag(registry, clock)
+        self._heap = HeapTrim()
         self._usage = UsageCounter()
         self._audit = AuditLog(plan.config.audit, plan.state, clock, registry=registry)
         self._usage_keeper: UsageKeeper | None = None
@@ -117,6 +119,7 @@ class Worker:
         for sock in self._listeners:
             await server.start(sock=sock, ssl=self._tls)
         self._lag.start()
+        self._heap.start()
         self._usage_keeper = UsageKeeper(self._plan.state / "usage", self._plan.worker, self._usage, self._clock, self._ask_figures)
         self._usage_keeper.start()
 
@@ -147,6 +150,7 @@ class Worker:
         """Write everything down and give up the devices. A second call waits for the first."""
         if self._closing is None:
             self._lag.close()
+            self._heap.close()
             self._closing = asyncio.create_task(self._close(), name="close")
         await asyncio.shield(self._closing)
         self._stopped.set()

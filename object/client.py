@@ -35,13 +35,15 @@ from object.wire import (
 
 T = TypeVar("T")
 HINTS_S = 0.05                           # how long hints gather: they are no news before seconds have passed
-PIECE_BYTES = 16 * BLOCK_BYTES           # what one read of a large body brings: 1 MiB
+PIECE_BYTES = 4 * BLOCK_BYTES            # what one read of a large body brings, and what a reader that is stuck holds
 
 
 class Stage(Protocol):
     """A large body on its way to one replica."""
 
-    async def write(self, *chunks: bytes | memoryview) -> None: ...
+    async def write(self, *chunks: bytes | memoryview) -> None:
+        """One chunk at least; when it returns the replica has written them, though not durably, and nobody holds them."""
+
     async def finish(self, key: bytes, body_id: int, path: str) -> Reply:
         """Durable under its name when it returns; the reply is a look."""
 
@@ -68,7 +70,7 @@ class ObjectClient(Protocol):
     def done(self, key: bytes, stamp: Stamp) -> None: ...
     async def open_stage(self, *, timeout_s: float) -> Stage: ...
     def read_body(self, key: bytes, body_id: int, offset: int, count: int, *, timeout_s: float) -> AsyncIterator[bytes]:
-        """Checked pieces of at most 1 MiB. Raises `Corruption`, `DeviceUnavailable`."""
+        """Checked pieces of at most 256 KiB. Raises `Corruption`, `DeviceUnavailable`."""
 
 
 class LocalObjectClient:
@@ -224,8 +226,9 @@ class RemoteStage:
         self._upload = rpc.open_upload(OP_STAGE, (device_id, ring_version), timeout_s=timeout_s)
 
     async def write(self, *chunks: bytes | memoryview) -> None:
-        for chunk in chunks:
+        for chunk in chunks[:-1]:
             await self._upload.write(chunk)
+        await self._upload.write(chunks[-1], is_piece_end=True)
 
     async def finish(self, key: bytes, body_id: int, path: str) -> Reply:
         fields, _ = await self._upload.finish((key, body_id, path))

@@ -11,9 +11,8 @@ import msgpack
 from common.errors import DeviceFull, DeviceUnavailable, OlderConfig
 from common.futures import mapped
 from common.rpc_server import LATER, Answered, Call, Download, Handler
-from common.streams import InFlow
 from common.timestamp import Stamp, unpack_stamp
-from object.client import PIECE_BYTES, LocalStage, read_pieces
+from object.client import LocalStage, read_pieces
 from object.owner import Owner
 from object.wire import (
     OP_ACCEPT,
@@ -94,8 +93,8 @@ class ObjectServer:
         assert stream is not None
         stage = LocalStage(owner)
         try:
-            while pieces := await _gather_pieces(stream):
-                await stage.write(*pieces)
+            while piece := await stream.read_piece():
+                await stage.write(*piece)
             key, body_id, path = stream.end_fields
             return _encode(await stage.finish(key, body_id, path))
         except OSError as error:         # what the caller makes of it is the same as of a local device
@@ -109,16 +108,6 @@ class ObjectServer:
         device, ring_version, key, body_id, offset, count = call.fields
         owner = self._owner(device, ring_version)
         return Download((), read_pieces(owner, key, body_id, offset, count))
-
-
-async def _gather_pieces(stream: InFlow) -> list[bytes]:
-    """Frames of a stream up to 512 KiB, half of its window: each write costs a thread hop."""
-    chunks: list[bytes] = []
-    size = 0
-    while size < PIECE_BYTES // 2 and (chunk := await stream.read()):
-        chunks.append(chunk)
-        size += len(chunk)
-    return chunks
 
 
 class _Encoded:

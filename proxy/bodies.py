@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from common.errors import BodyTooLarge, BodyTooShort, ChecksumMismatch, DeadlineExceeded, DeviceFull, QuorumNotMet, StorageError
 from common.hashing import md5_hex
@@ -26,13 +27,29 @@ from proxy.witness import Witness, explain
 log = get_logger("proxy.bodies")
 E = TypeVar("E", bound=StorageError)
 T = TypeVar("T")
-Piece = list[bytes]                      # chunks as they came, about a MiB in all: joining them would be a copy
 HASH_INLINE_MAX = 65_536
-PIECE_BYTES = 1 << 20
 _HASHERS = ThreadPoolExecutor(2, thread_name_prefix="hash")      # its threads start with the first large body
-REPLAY_BYTES_MAX = 4 << 20
+REPLAY_BYTES_MAX, KEPT_BYTES_MAX = 4 << 20, 4 << 20
+SMALL_BYTES_MAX, UNDER_WAY_BYTES_MAX = 65_536, 6 << 20
 RETRY_S = 0.2
 LAG_S = 1.0                              # how long a chunk waits for the last replica once a quorum has it
+
+
+@dataclass(slots=True)
+class Piece:
+    """Chunks as they came, at most about a MiB in all: joining them would be a copy."""
+
+    chunks: list[bytes] = field(default_factory=list)
+    admitted_bytes: int = 0              # of `_under_way`
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(map(len, self.chunks))
+
+    def release(self) -> None:
+        """Nobody needs it any more."""
+        _under_way.give(self.admitted_bytes)
+        self.chunks, self.admitted_bytes = [], 0
 
 
 @dataclass(slots=True)
@@ -62,8 +79,8 @@ async def receive_body(body: BodySource, place: Place, ports: RegisterPorts, *, 
     if small is None:
         small, first = await _read_small(body, inline_bytes_max)
         if first is not None:
-            return await _stage_body(body, [small, *first] if small else first, place, ports, size_max=size_max,
-                                     expected_etag=expected_etag, deadline_s=deadline_s)
+            return await _stage_body(body, first, place, ports, size_max=size_max, expected_etag=expected_etag,
+                                     deadline_s=deadline_s)
     if len(small) > size_max:
         raise BodyTooLarge(limit_bytes=size_max)
     if body.length is not None and len(small) != body.length:
@@ -80,14 +97,14 @@ def check_etag(expected: str | None, computed: str) -> None:
 
 
 async def _read_small(body: BodySource, inline_bytes_max: int) -> tuple[bytes, Piece | None]:
-    """(all of it, None), or what was read before it grew too large and the chunk that did it."""
+    """(all of it, None), or what was read when it grew too large."""
     if body.length is not None and body.length > inline_bytes_max:
         return b"", await _read_piece(body)
     chunks: list[bytes] = []
     size = 0
     while chunk := await body.read_chunk():
         if size + len(chunk) > inline_bytes_max:
-            return b"".join(chunks), [chunk]
+            return b"", Piece([*chunks, chunk])
         chunks.append(chunk)
         size += len(chunk)
     return b"".join(chunks), None
@@ -100,73 +117,131 @@ async def _stage_body(body: BodySource, piece: Piece, place: Place, ports: Regis
         await uploads.open()
         md5 = hashlib.md5(usedforsecurity=False)
         size = 0
-        while piece:
-            size += sum(map(len, piece))
+        while piece.chunks:
+            size += piece.size_bytes
             if size > size_max:
                 raise BodyTooLarge(limit_bytes=size_max)
-            # the next piece arrives while this one is written; all three end before anything is given up
-            results = await asyncio.gather(uploads.write(piece), _hash(md5, piece), _read_piece(body), return_exceptions=True)
-            for result in results:
-                if isinstance(result, BaseException):
-                    raise result
-            piece = results[2] if isinstance(results[2], list) else []
+            piece = await _store_piece(piece, body, uploads, md5)
         if body.length is not None and size != body.length:
             raise BodyTooShort(expected_bytes=body.length, got_bytes=size)
         check_etag(expected_etag, md5.hexdigest())
         replies = await uploads.finish(place.key, ports.write_id, place.path)
     except BaseException:
+        piece.release()
         uploads.abort()
         raise
     return Received(size, md5.hexdigest(), ports.write_id, None, replies)
 
 
+async def _store_piece(piece: Piece, body: BodySource, uploads: _Patient, md5: hashlib._Hash) -> Piece:
+    """Write and hash a piece while the next one arrives; the next one. A client that is stuck then holds none."""
+    reading = asyncio.ensure_future(_read_piece(body))
+    try:
+        results = await asyncio.gather(uploads.write(piece.chunks), _hash(md5, piece), return_exceptions=True)
+        piece.release()
+        for result in results:           # both have ended before anything is given up
+            if isinstance(result, BaseException):
+                raise result
+        return await asyncio.shield(reading)
+    except BaseException:
+        piece.release()
+        reading.cancel()
+        for read in await asyncio.gather(reading, return_exceptions=True):
+            if isinstance(read, Piece):
+                read.release()
+        raise
+
+
 async def _read_piece(body: BodySource) -> Piece:
-    """The next MiB, or what is left of the body: each piece costs a thread hop per replica, however small it is."""
-    piece: Piece = []
+    """The next chunk that is not small, with the small ones before it: a piece costs a thread hop per replica, whatever its size.
+
+    What is not small is of `_under_way` until `_store_piece` has stored it; nobody waits for a client while it holds any of that.
+    """
+    piece = Piece()
     size = 0
-    while size < PIECE_BYTES and (chunk := await body.read_chunk()):
-        piece.append(chunk)
+    while size < SMALL_BYTES_MAX and (chunk := await body.read_chunk(_admit)):
+        piece.chunks.append(chunk)
         size += len(chunk)
+        if len(chunk) > SMALL_BYTES_MAX:
+            piece.admitted_bytes += len(chunk)
     return piece
 
 
+async def _admit(size: int) -> None:
+    if size > SMALL_BYTES_MAX:
+        await _under_way.take(size)
+
+
+class _Gate:
+    """So many bytes of all uploads of this worker may be on their way to the replicas; first come first served."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._free_bytes = bytes_max
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def take(self, size: int) -> None:
+        """Wait until `size` bytes are free, and take them."""
+        if not self._waiting and self._free_bytes >= size:
+            self._free_bytes -= size
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((size, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give(size)          # it was our turn, and we are gone
+            raise
+
+    def give(self, size: int) -> None:
+        """Bytes are free again."""
+        self._free_bytes += size
+        while self._waiting and (self._waiting[0][1].done() or self._free_bytes >= self._waiting[0][0]):
+            size, turn = self._waiting.popleft()
+            if not turn.done():
+                self._free_bytes -= size
+                turn.set_result(None)
+
+
+_under_way = _Gate(UNDER_WAY_BYTES_MAX)
+
+
 async def _hash(md5: hashlib._Hash, piece: Piece) -> None:
-    if sum(map(len, piece)) <= HASH_INLINE_MAX:
-        _update(md5, piece)
+    if piece.size_bytes <= HASH_INLINE_MAX:
+        _update(md5, piece.chunks)
     else:
-        await asyncio.get_running_loop().run_in_executor(_HASHERS, _update, md5, piece)
+        await asyncio.get_running_loop().run_in_executor(_HASHERS, _update, md5, piece.chunks)
 
 
-def _update(md5: hashlib._Hash, piece: Piece) -> None:
-    for chunk in piece:
+def _update(md5: hashlib._Hash, chunks: Sequence[bytes]) -> None:
+    for chunk in chunks:
         md5.update(chunk)
 
 
 class _Patient:
     """Uploads that begin again while what they have sent is still at hand: a worker that dies is back within 2 s.
 
-    Beyond 4 MiB a lost quorum is an error: the client has the rest of the bytes, and we have not the first.
+    Beyond 4 MiB a lost quorum is an error: the client has the rest of the bytes, and we have not the first. So it is when all
+    uploads of this worker together keep more than `KEPT_BYTES_MAX`.
     """
+
+    kept_bytes_of_all: ClassVar[int] = 0
 
     def __init__(self, place: Place, quorum: int, deadline_s: Callable[[], float]) -> None:
         self._make = partial(_Uploads, place, quorum, deadline_s)
         self._deadline_s = deadline_s
         self._uploads = self._make()
-        self._kept: list[Piece] | None = []
+        self._kept: list[list[bytes]] | None = []
         self._kept_bytes = 0
 
     async def open(self) -> None:
         """Begin on every replica. Raises `QuorumNotMet`, `DeviceFull`."""
         await self._until_done(self._uploads.open, self._replay)
 
-    async def write(self, piece: Piece) -> None:
+    async def write(self, chunks: list[bytes]) -> None:
         """The next piece to a quorum."""
-        if self._kept is not None:
-            self._kept.append(piece)
-            self._kept_bytes += sum(map(len, piece))
-            if self._kept_bytes > REPLAY_BYTES_MAX:
-                self._kept = None
-        await self._until_done(partial(self._uploads.write, piece), self._replay)
+        self._keep(chunks)
+        await self._until_done(partial(self._uploads.write, chunks), self._replay)
 
     async def finish(self, key: bytes, body_id: int, path: str) -> list[Reply]:
         """Durable under its name on a quorum; the replies are looks."""
@@ -174,12 +249,30 @@ class _Patient:
             await self._replay()
             return await self._uploads.finish(key, body_id, path)
 
-        return await self._until_done(partial(self._uploads.finish, key, body_id, path), after_replay)
+        replies = await self._until_done(partial(self._uploads.finish, key, body_id, path), after_replay)
+        self._forget()
+        return replies
+
+    def _keep(self, chunks: list[bytes]) -> None:
+        if self._kept is None:
+            return
+        size = sum(map(len, chunks))
+        if self._kept_bytes + size > REPLAY_BYTES_MAX or _Patient.kept_bytes_of_all + size > KEPT_BYTES_MAX:
+            self._forget()
+            return
+        self._kept.append(chunks)
+        self._kept_bytes += size
+        _Patient.kept_bytes_of_all += size
+
+    def _forget(self) -> None:
+        """Nothing is kept from now on."""
+        _Patient.kept_bytes_of_all -= self._kept_bytes
+        self._kept, self._kept_bytes = None, 0
 
     async def _replay(self) -> None:
         await self._uploads.open()
-        for piece in self._kept or ():
-            await self._uploads.write(piece)
+        for chunks in self._kept or ():
+            await self._uploads.write(chunks)
 
     async def _until_done(self, first: Callable[[], Awaitable[T]], again: Callable[[], Awaitable[T]]) -> T:
         """`first`, and as long as replicas are only away `again` on new uploads."""
@@ -198,6 +291,7 @@ class _Patient:
 
     def abort(self) -> None:
         """Nothing is left behind."""
+        self._forget()
         self._uploads.abort()
 
 
@@ -217,8 +311,8 @@ class _Uploads:
     async def _open(self, client: ObjectClient) -> None:
         self.stages[client] = await client.open_stage(timeout_s=self._left_s())
 
-    async def write(self, piece: Piece) -> None:
-        await self._each([(client, stage.write(*piece)) for client, stage in self.stages.items()])
+    async def write(self, chunks: list[bytes]) -> None:
+        await self._each([(client, stage.write(*chunks)) for client, stage in self.stages.items()])
 
     async def finish(self, key: bytes, body_id: int, path: str) -> list[Reply]:
         """Durable under its name on a quorum; the replies are looks."""

@@ -5,7 +5,7 @@ keys are lower-case header names without a prefix of a door, e.g. user metadata 
 """
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -122,8 +122,11 @@ class BodySource(Protocol):
     def take_ready(self) -> bytes | None:
         """All of it, if it is here already and small."""
 
-    async def read_chunk(self) -> bytes:
-        """Next piece, b"" at the end. Raises `BodyTooShort`, `BadRequest`."""
+    async def read_chunk(self, admit: Callable[[int], Awaitable[None]] | None = None) -> bytes:
+        """Next piece, b"" at the end; `admit` is awaited with its size before it takes memory of its own.
+
+        Raises `BodyTooShort`, `BadRequest`.
+        """
 
 
 class Store(Protocol):

@@ -18,7 +18,7 @@ from typing import Protocol
 from common.errors import BadRequest, BodyTooShort, ClientTimeout, Overloaded, StorageError
 from proxy.http.chunked import ChunkDecoder
 from proxy.http.message import CHUNK_BYTES_MAX, READY_BYTES_MAX, Lease
-from proxy.http.pool import BufferPool
+from proxy.http.pool import Buffer, BufferPool
 
 POOLED_BYTES_MIN = 262_144           # below it a buffer of 1 MiB is not worth its place
 QUEUE_HIGH_BYTES = 262_144
@@ -215,11 +215,11 @@ class PooledIntake(Intake):
         super().__init__(owner, length, expects_continue=expects_continue)
         self.remaining: int = length
         self._pool = pool
-        self._current: bytearray | None = None
+        self._current: Buffer | None = None
         self._filled = 0
         self._is_flowing = False                         # `_current` is, or the next one has to be, of the pool
         self._had_buffer = False
-        self._ready: deque[bytes | tuple[bytearray, int]] = deque()     # for the reader: own bytes, or a full buffer of the pool
+        self._ready: deque[bytes | tuple[Buffer, int]] = deque()     # for the reader: own bytes, or a full buffer of the pool
         self._leased: set[int] = set()                   # ids of buffers that the reader holds
         self._is_waiting = False                         # in the pool's queue
         self._is_diverted = False
@@ -322,7 +322,7 @@ class PooledIntake(Intake):
             self._waiting_since_s = None
             self._pool.wait(self)
 
-    def grant(self, buffer: bytearray) -> None:
+    def grant(self, buffer: Buffer) -> None:
         """See `pool.PoolWaiter`."""
         self._is_waiting = False
         if self._is_small:                               # of a read after the pause
@@ -371,7 +371,7 @@ class PooledIntake(Intake):
         self._parked_bytes = count
         return True
 
-    def _lease(self, buffer: bytearray, size: int) -> Lease:
+    def _lease(self, buffer: Buffer, size: int) -> Lease:
         key = id(buffer)
         self._leased.add(key)
 

@@ -6,7 +6,7 @@ to keep), `read_lease` (a view of a pooled buffer, no copy, to be released).
 """
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, overload
 from urllib.parse import unquote_to_bytes
@@ -149,14 +149,24 @@ class Body:
         piece = await self._read()
         return piece if isinstance(piece, Lease) else Lease(memoryview(piece), None)
 
-    async def read_chunk(self) -> bytes:
+    async def read_chunk(self, admit: Callable[[int], Awaitable[None]] | None = None) -> bytes:
         """The next bytes, at most CHUNK_BYTES_MAX; b"" at the end.
 
+        admit: awaited with their number before they are copied out of the buffers that bound all uploads together.
         Raises `BodyTooShort` (the client went away), `ClientTimeout` (slower than the minimum rate) and `BadRequest`
         (chunk framing). Once raised, every later read raises the same.
         """
         piece = await self._read()
-        return piece.detach() if isinstance(piece, Lease) else piece
+        if not isinstance(piece, Lease):
+            if admit is not None:
+                await admit(len(piece))
+            return piece
+        try:
+            if admit is not None:
+                await admit(len(piece.view))
+            return piece.detach()
+        finally:
+            piece.release()
 
     async def _read(self) -> bytes | Lease:
         if self._source is not None:

@@ -1,17 +1,20 @@
 """The fixed pool of body buffers of one worker: what bounds the memory of all large uploads together."""
 from __future__ import annotations
 
+import mmap
 from collections import deque
 from typing import Protocol
 
-_SPARE_MAX = 8                       # buffers kept for reuse; the others go back to the system
-_PARKED_SHARE = 2                    # copies of what stalled uploads have sent: at most this part, 1/2, of the pool's size
+Buffer = bytearray | mmap.mmap           # the pool's are mapped: what is not kept goes back to the system at once, whole
+
+_SPARE_MAX = 16                      # buffers kept for reuse: new pages cost up to 10 us each
+_PARKED_SHARE = 4                    # copies of what stalled uploads have sent: at most this part, 1/4, of the pool's size
 
 
 class PoolWaiter(Protocol):
     """An upload that stands still until a buffer is free."""
 
-    def grant(self, buffer: bytearray) -> None:
+    def grant(self, buffer: Buffer) -> None:
         """Take over `buffer`; called from `give_back` of someone else."""
 
 
@@ -25,15 +28,15 @@ class BufferPool:
         self.buffer_bytes = buffer_bytes
         self.used = 0
         self._parked_bytes = 0
-        self._spare: list[bytearray] = []
+        self._spare: list[Buffer] = []
         self._waiters: deque[PoolWaiter] = deque()
 
-    def take(self) -> bytearray | None:
+    def take(self) -> Buffer | None:
         """A buffer, or None when all are in use or others wait already."""
         if self.used >= self.count or self._waiters:
             return None
         self.used += 1
-        return self._spare.pop() if self._spare else bytearray(self.buffer_bytes)
+        return self._spare.pop() if self._spare else _new_buffer(self.buffer_bytes)
 
     @property
     def waiting(self) -> int:
@@ -67,7 +70,7 @@ class BufferPool:
         if waiter in self._waiters:
             self._waiters.remove(waiter)
 
-    def give_back(self, buffer: bytearray) -> None:
+    def give_back(self, buffer: Buffer) -> None:
         """A buffer that nobody looks into any more."""
         if self._waiters:
             self._waiters.popleft().grant(buffer)
@@ -80,7 +83,11 @@ class BufferPool:
     def write_off(self) -> None:
         """A buffer that somebody may still look into: its place is free, its memory goes when the last view does."""
         if self._waiters:
-            self._waiters.popleft().grant(bytearray(self.buffer_bytes))
+            self._waiters.popleft().grant(_new_buffer(self.buffer_bytes))
             return
         self.used -= 1
         assert self.used >= 0, "a buffer was given back twice"
+
+
+def _new_buffer(size: int) -> Buffer:
+    return mmap.mmap(-1, size)

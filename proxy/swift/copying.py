@@ -5,7 +5,7 @@ Conditions of COPY are about its source, those of PUT about its target.
 """
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from urllib.parse import quote, unquote_to_bytes
 
@@ -51,13 +51,16 @@ class CopyBody:
         ready, self._ready = self._ready, b"" if self._ready is not None else None
         return ready
 
-    async def read_chunk(self) -> bytes:
+    async def read_chunk(self, admit: Callable[[int], Awaitable[None]] | None = None) -> bytes:
         """The next piece, b"" at the end. Raises `Corruption` when no replica of the source can be read."""
         if self._pieces is None:
             ready = self._ready or b""
-            self._ready = ready[CHUNK_BYTES_MAX:]
-            return ready[:CHUNK_BYTES_MAX]
-        return await anext(self._pieces, b"")
+            chunk, self._ready = ready[:CHUNK_BYTES_MAX], ready[CHUNK_BYTES_MAX:]
+        else:
+            chunk = await anext(self._pieces, b"")
+        if admit is not None:
+            await admit(len(chunk))
+        return chunk
 
     async def close(self) -> None:
         """Let go of the source."""

@@ -50,9 +50,11 @@ class Body:
     def take_ready(self):
         return self._data if len(self._data) <= 65_536 else None
 
-    async def read_chunk(self):
+    async def read_chunk(self, admit=None):
         chunk = self._data[self._at:self._at + 300_000]
         self._at += len(chunk)
+        if admit is not None:
+            await admit(len(chunk))
         return chunk
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from common.errors import Conflict, DeadlineExceeded, NotFound, Overloaded, StreamAborted, TransportLost, UnknownError
 from common.faultnet import Direction, FaultRules
+from common.frames import CREDIT
+from common.streams import DOWNLOAD_WINDOW_BYTES, InFlow, OutFlow
 from common.transport import (
     DATA_BYTES_MAX,
     WINDOW_BYTES,
@@ -148,11 +150,54 @@ async def test_a_stuck_reader_holds_one_window_and_no_call_or_other_stream(tmp_p
         assert not writing.done()
         (stream,) = store.streams
         assert stream._buffered_bytes == WINDOW_BYTES
-        assert WINDOW_BYTES <= store.produced_bytes <= WINDOW_BYTES + 100_000
+        assert DOWNLOAD_WINDOW_BYTES <= store.produced_bytes <= DOWNLOAD_WINDOW_BYTES + 100_000
         store.go.set()
         await writing
         assert (await stuck.finish())[0] == [4 * WINDOW_BYTES]
         assert await read_all(unread) == store.body
+
+
+async def test_a_piece_is_written_when_its_reader_asks_for_the_next_one():
+    sent, frames = [], []
+    reader = InFlow(lambda op, fields, body=b"": frames.append((op, fields)), wait_s=T)
+
+    def send(op, fields, body=b""):
+        sent.append(len(body))
+        assert reader.feed(bytes(body), is_piece_end=bool(fields))
+
+    async def drain():
+        pass
+
+    writer = OutFlow(send, drain, wait_s=T)
+    writing = asyncio.create_task(writer.write(bytes(300_000), is_piece_end=True))
+    assert sum(map(len, await reader.read_piece())) == 300_000 and sum(sent) == 300_000
+    await asyncio.sleep(0)
+    assert not writing.done() and not frames             # the reader may still be at work with it
+    asking = asyncio.create_task(reader.read_piece())
+    await asyncio.sleep(0)
+    assert frames == [(CREDIT, (300_000,))]
+    writer.grant(300_000)
+    await writing
+    reader.end([])
+    assert await asking == []
+
+
+async def test_a_piece_larger_than_the_window_comes_in_parts():
+    parts = []
+    reader = InFlow(lambda op, fields, body=b"": writer.grant(fields[0]) if op == CREDIT else None, wait_s=T)
+
+    async def drain():
+        pass
+
+    writer = OutFlow(lambda op, fields, body=b"": reader.feed(bytes(body), is_piece_end=bool(fields)), drain, wait_s=T)
+    writing = asyncio.create_task(writer.write(bytes(3 * WINDOW_BYTES), is_piece_end=True))
+    while sum(parts) < 3 * WINDOW_BYTES:
+        parts.append(sum(map(len, await reader.read_piece())))
+        assert parts[-1] <= WINDOW_BYTES
+    reader.end([])
+    assert await reader.read_piece() == []
+    writer.grant(WINDOW_BYTES)
+    await writing
 
 
 async def test_a_writer_waits_no_longer_than_its_timeout(tmp_path):
