@@ -4,8 +4,8 @@
 QUEUE_HIGH_BYTES and one read more. `PooledIntake` takes a large body of a plain TCP connection through a `BufferedProtocol`: the
 kernel writes straight into pooled buffers, of which one upload holds at most four; no buffer, no reading. Only an upload whose
 bytes flow holds any: the first 32 KiB, and what comes after a pause, arrive in a small buffer of its own. What came with the head
-beyond 32 KiB has to be parked at once, or the upload is refused. So 1 000 uploads that are stuck hold the pools (80 MiB for all
-workers of a node), what they had sent before (half of that) and 64 KiB each, and leave the pool to the others.
+beyond 32 KiB has to be parked at once, or the upload is refused. So 1 000 uploads that are stuck hold the pools (64 MiB for all
+workers of a node), what they had sent before (a quarter of that) and 64 KiB each, and leave the pool to the others.
 Neither takes a byte beyond the body: what follows goes back to the connection.
 """
 from __future__ import annotations

@@ -393,16 +393,16 @@ def test_an_upload_that_pauses_gives_its_buffer_back_and_goes_on_later_where_it_
 def test_what_stalled_uploads_keep_is_bounded_and_they_end_for_those_that_wait(loop):
     async def test():
         app = Reader()
-        async with Front(app, HttpLimits(body_buffer_count=2)) as front:        # a MiB may be kept beside the buffers
+        async with Front(app, HttpLimits(body_buffer_count=2)) as front:        # half a MiB may be kept beside the buffers
             stuck = await connect_stuck(front, 3, put(5_000_000))
             await until(lambda: app.started == 3)
             for other in stuck:
-                await other.send(bytes(900_000))
+                await other.send(bytes(450_000))
             await settle(turns=100)
             front.pass_time(3)                                                   # the third gets the buffer of one that is kept
             await settle(turns=100)
             front.pass_time(3)
-            assert front.server.pool.used == 2 and 800_000 < front.server.pool._parked_bytes <= 1 << 20
+            assert front.server.pool.used == 2 and 400_000 < front.server.pool._parked_bytes <= 1 << 19
             client = await front.connect()
             await client.send(put(3_000_000) + bytes(300_000))
             await until(lambda: front.server.pool.is_wanted)
@@ -437,7 +437,7 @@ def test_an_upload_that_gets_no_buffer_is_told_so_within_seconds(loop):
 def test_what_came_with_the_heads_of_stuck_uploads_is_bounded_too(loop):
     async def test():
         app = Reader()
-        async with Front(app, HttpLimits(body_buffer_count=1)) as front:        # half a MiB may be kept
+        async with Front(app, HttpLimits(body_buffer_count=1)) as front:        # a quarter of a MiB may be kept
             stuck = await connect_stuck(front, 20, put(5_000_000) + bytes(200_000))
             await until(lambda: app.started == 20)
             await settle(turns=200)
@@ -446,7 +446,7 @@ def test_what_came_with_the_heads_of_stuck_uploads_is_bounded_too(loop):
             assert {type(outcome) for outcome in app.outcomes} <= {ClientTimeout, Overloaded}
             intakes = [c._intake for c in front.server._connections]
             kept = [intake.received_bytes for intake in intakes if intake is not None and intake.error is None]
-            assert sum(kept) <= (1 << 20) + (1 << 19) + 20 * 65_536 and front.server.pool._parked_bytes <= 1 << 19
+            assert sum(kept) <= (1 << 20) + (1 << 19) + 20 * 65_536 and front.server.pool._parked_bytes <= 1 << 18
             for other in stuck:
                 other.close()
             await until(lambda: front.server.connections.open == 0)
