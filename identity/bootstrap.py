@@ -59,7 +59,7 @@ class UserSeed:
     @property
     def id(self) -> str:
         """The same at every start."""
-        return hashlib.sha256(f"{self.account}\0{self.name}".encode()).hexdigest()[:32]
+        return _user_id(self.account, self.name)
 
     @property
     def login(self) -> str:
@@ -77,6 +77,17 @@ class Seed:
     region: str = "RegionOne"
     catalog: tuple[CatalogSeed, ...] = ()
     users: tuple[UserSeed, ...] = field(default=())
+
+
+def _user_id(account: str, name: str) -> str:
+    return hashlib.sha256(f"{account}\0{name}".encode()).hexdigest()[:32]
+
+
+def v1_name_of(user_id: str, login: str) -> str:
+    """The account:user that one of the configuration is for v1 auth; "" for one that only has such a name."""
+    account, colon, name = login.rpartition(":")
+    account = account if colon else name
+    return f"{account}:{name}" if user_id == _user_id(account, name) else ""
 
 
 def project_name(account: str) -> str:

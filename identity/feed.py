@@ -24,6 +24,7 @@ from sqlalchemy import Connection, select
 from common.errors import StorageError
 from common.log import get_logger
 from common.rpc_server import Answer, Call
+from identity.bootstrap import v1_name_of
 from identity.effective import SYSTEM, load_graph
 from identity.keys import KeySet
 from identity.model import (
@@ -174,8 +175,9 @@ def _users(connection: Connection, grants: dict[tuple[str, str], list[tuple[int,
     for user_id, group_id in connection.execute(select(membership.c.user_id, membership.c.group_id)
                                                 .order_by(membership.c.user_id, membership.c.group_id)):
         groups.setdefault(user_id, []).append(pack_id(group_id))
-    for row in connection.execute(select(user.c.id, user.c.enabled, user.c.name, user.c.domain_id)):
-        yield pack_id(row.id), pack_record(row.enabled, row.name, pack_id(row.domain_id), groups.get(row.id, ()),
+    for row in connection.execute(select(user.c.id, user.c.enabled, user.c.name, user.c.domain_id, user.c.source_print)):
+        v1_name = v1_name_of(row.id, row.name) if row.source_print is not None else ""
+        yield pack_id(row.id), pack_record(row.enabled, row.name, pack_id(row.domain_id), groups.get(row.id, ()), v1_name,
                                            grants.get(("user", row.id), ()))
 
 

@@ -18,7 +18,7 @@ has applied it judges no token of that generation wrongly. nil: the record is go
     role            name, whether it belongs to a domain, ids of the roles that it implies
     domain          enabled, name
     project         enabled, name, domain, parent ("" directly below the domain), whether its administrators are confined
-    user            enabled, name, domain, groups, grants
+    user            enabled, name, domain, groups, "account:user" of one of the configuration or "", grants
     group           grants
     trust           trustor, trustee, project, expires us, trust it was passed on from, roles
     app_credential  user, project, expires us, roles, access rules [service, path, method] or nil

@@ -13,7 +13,7 @@ from common.errors import Corruption, StorageError
 from common.handshake import Credentials, cluster_keys
 from common.log import get_logger
 from common.rpc_client import RpcClient
-from common.sockets import unix_connector
+from common.sockets import Connect
 from identity.wire import FEED_ROLE, FEED_WAIT_S, OP_FEED, Change, unpack_events
 from proxy.identity_facts import IdentityFacts, merge_parts
 
@@ -37,9 +37,10 @@ def feed_credentials(node_id: str, name: str, role: str, *, fingerprint: str, cl
 class FeedReader:
     """Keeps `facts` as identity says; one task until `close`."""
 
-    def __init__(self, facts: IdentityFacts, root: Path, credentials: Credentials, *, grace_s: float) -> None:
+    def __init__(self, facts: IdentityFacts, connect: Connect, credentials: Credentials, *, grace_s: float) -> None:
+        """grace_s: for its words only; the limit is kept where tokens are judged."""
         self._facts, self._grace_s = facts, grace_s
-        self._client = RpcClient(unix_connector(feed_socket(root)), credentials=credentials)
+        self._client = RpcClient(connect, credentials=credentials)
         self._client.expect_end()                        # what it would warn of is told here, in words of its own
         self._epoch, self._position = "", 0
         self._is_told = False

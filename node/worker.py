@@ -25,12 +25,13 @@ from common.errors import BadRequest, ConfigError, StorageError, TransportLost
 from common.faultnet import FaultRules, rules_from_environment
 from common.log import configure_logging, get_logger
 from common.metrics import METRICS, Registry
+from common.sockets import unix_connector
 from identity.wire import transport_key
 from node.channel import Channel
 from node.config import HoldfastConfig
 from node.endpoint import local_address
 from node.faults import apply_faults
-from node.feed import FeedReader, feed_credentials
+from node.feed import FeedReader, feed_credentials, feed_socket
 from node.heap import HeapTrim
 from node.looplag import LoopLag
 from node.plan import WorkerPlan, make_plan
@@ -128,7 +129,8 @@ class Worker:
             plan = self._plan
             credentials = feed_credentials(plan.node_id, f"w{plan.worker}", "worker", fingerprint=plan.fingerprint,
                                            cluster_key=plan.secrets["cluster.key"].encode())
-            self._feed = FeedReader(self._facts, plan.state, credentials, grace_s=plan.config.identity.auth_grace_s)
+            self._feed = FeedReader(self._facts, unix_connector(feed_socket(plan.state)), credentials,
+                                    grace_s=plan.config.identity.auth_grace_s)
             self._feed.start()
 
     async def wait_stopped(self) -> None:

@@ -175,17 +175,16 @@ def _groups(found: Meaning) -> frozenset[str]:
     """What an ACL may say to mean this user in this project.
 
     Names count only where nobody else can have the same: in the default domain, and without a colon in them. A user of the
-    configuration keeps what ACLs gave to its v1 login; its id tells it from others of that name.
+    configuration keeps what ACLs gave to its v1 login.
     """
     projects, users = [found.project_id, "*"], [found.user_id, "*"]
     if found.project_domain == found.user_domain == DEFAULT_DOMAIN:
         projects += [found.project_name] * (":" not in found.project_name)
         users += [found.user_name] * (":" not in found.user_name)
     out = {f"{project}:{user}" for project in projects for user in users}
-    account, colon, name = found.user_name.rpartition(":")
-    account = account if colon else name
-    if found.user_id == hashlib.sha256(f"{account}\0{name}".encode()).hexdigest()[:32]:      # as identity/bootstrap.py makes it
-        out |= {account, f"{account}:*", f"{account}:{name}"}
+    if found.v1_name:
+        account = found.v1_name.rpartition(":")[0]
+        out |= {account, f"{account}:*", found.v1_name}
     return frozenset(out)
 
 

@@ -51,13 +51,17 @@ class AccessRules:
                    for service, pattern, wanted in self.rows)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Meaning:
-    """What a token stands for now. roles: names in lower case, implied ones included. expires_us: what ends first."""
+    """What a token stands for now. roles: names in lower case, implied ones included. expires_us: what ends first.
+
+    v1_name: "account:user" of a user of the configuration, "" of any other.
+    """
 
     user_id: str
     user_name: str
     user_domain: str
+    v1_name: str
     scope_kind: str
     roles: frozenset[str]
     expires_us: int
@@ -78,6 +82,7 @@ class IdentityFacts:
         self.version = 0
         self.is_connected = False
         self.heard_s = clock.monotonic_s()
+        self._enabled: set[Id] = set()                   # domains that were looked at since the last change
         self._graph: RoleGraph | None = None
         self._names: dict[frozenset[Id], frozenset[str]] = {}
         self._long: dict[tuple[str, Id], list[Any]] = {}
@@ -128,6 +133,7 @@ class IdentityFacts:
         self.generation = generation
         if is_changed:
             self.version += 1
+            self._enabled.clear()
         if self._graph is None:
             self._names.clear()
         waiting, self._waiting = self._waiting, []
@@ -193,8 +199,8 @@ class IdentityFacts:
             roles = _NOBODY
         if kind and not roles:
             raise Unauthorized().because("token.no_role", user=token.user_id, scope=f"{kind} {scope_id}")
-        return Meaning(user_id=token.user_id, user_name=user[1], user_domain=unpack_id(user[2]), scope_kind=kind, roles=roles,
-                       **facts)
+        return Meaning(user_id=token.user_id, user_name=user[1], user_domain=unpack_id(user[2]), v1_name=user[4], scope_kind=kind,
+                       roles=roles, **facts)
 
     def _enabled_user(self, user_id: str) -> list[Any]:
         user = self._find_actor("user", pack_id(user_id))
@@ -211,9 +217,12 @@ class IdentityFacts:
         return project
 
     def _enabled_domain(self, domain_id: Id) -> None:
+        if domain_id in self._enabled:
+            return
         domain = self.find("domain", domain_id)
         if domain is None or not domain[0]:
             raise Unauthorized().because("token.domain", domain=unpack_id(domain_id), is_there=domain is not None)
+        self._enabled.add(domain_id)
 
     # roles
 
@@ -244,7 +253,7 @@ class IdentityFacts:
             places += [(GRANT_BELOW_PROJECT, one) for one in self._above(project)]
         else:
             places = [(GRANT_DOMAIN, pack_id(scope_id)) if kind == "domain" else (GRANT_SYSTEM, "")]
-        found = _granted(user[4], places)
+        found = _granted(user[5], places)
         for group_id in user[3]:
             group = self._find_actor("group", group_id)
             if group is not None:
