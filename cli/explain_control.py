@@ -94,6 +94,10 @@ CONTROL_RULES: dict[str, Rule] = {
     "job.unknown_step": Rule("the job was begun by a version that had a step {step} of {kind}, which this one has not",
                              "finish jobs before an upgrade, or go back to that version"),
     "job.undo_left": Rule("what step {step} had made could not be taken back: {reason}", "remove it by hand"),
+    "job.live": Rule("the job that it began, {kind}, is at step {step}, held by {owner}",
+                     "wait; `holdfast jobs` shows how it goes on"),
+    "job.done": Rule("the job that it began, {kind}, is done"),
+    "job.failed": Rule("the job that it began, {kind}, failed, and nothing more is known", "ask for the operation again"),
     "job.missing": Rule("{what} {id} was {status} and no job was at it (its job was {job}): a restored database, or a hand in its "
                         "tables", "nothing, if it got a new job; else ask for the operation again"),
 }

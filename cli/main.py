@@ -36,6 +36,8 @@ COMMANDS = (
     Command(group="Run a node", name="explain", arguments="TXID [--data DIR] [--json]",
             summary="why a request was refused or failed, by the X-Trans-Id of its answer", module="cli.explain",
             function="explain"),
+    Command(group="Run a node", name="jobs", arguments="[--state live|done|failed] [--resource ID] [--json]",
+            summary="what the control plane is at: steps, attempts, errors", module="cli.jobs", function="jobs"),
     Command(group="Run a node", name="usage", arguments="[--account A] [--day D | --from D --to D] [--json]",
             summary="bytes, objects, requests and traffic, per account and day", module="cli.usage", function="usage"),
     Command(group="Install", name="install", arguments="[--dry-run] [--root DIR] [--no-start] [--rollback]",

@@ -30,6 +30,7 @@ from control.migrate import upgrade
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 HISTORY = "jobs"
+TABLES = ("job", "job_step", "jobs_revision")    # beside those of the service
 LIVE, DONE, FAILED = "live", "done", "failed"
 UNDONE, LEFT = "undone", "left"                  # of steps; DONE as well
 metadata = MetaData(naming_convention={"ix": "ix_%(column_0_label)s", "ck": "ck_%(table_name)s_%(constraint_name)s",

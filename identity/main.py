@@ -5,6 +5,7 @@ from pathlib import Path
 
 from common.clock import Clock
 from control.db import Database, sqlite_url
+from control.jobs_model import upgrade_jobs
 from control.migrate import upgrade
 from identity.config import IdentityConfig
 from identity.keys import KEEP_ALL, KeySet
@@ -33,6 +34,7 @@ def open_database(config: IdentityConfig, state_dir: Path) -> Database:
         if not database.is_sqlite:
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7215001)")
         upgrade(connection, MIGRATIONS, service="identity")
+        upgrade_jobs(connection)
     return database
 
 

@@ -25,6 +25,8 @@ from common.rpc_server import RpcServer
 from common.secrets import load_secret
 from control.app import Service
 from control.causes import Causes
+from control.jobs_report import JobDesk
+from control.jobs_store import JobStore
 from identity.app import make_app, make_service
 from identity.bootstrap import CatalogSeed, Seed, UserSeed, bootstrap
 from identity.feed import Feed
@@ -69,6 +71,7 @@ class Control:
         self._address, self._object_address = address, object_address
         self._clock = SystemClock()
         self._causes = Causes(self._clock)
+        self._jobs = JobDesk()
         self._identity: Identity
         self._runner: web.AppRunner | None = None
         self._following: asyncio.Task[None] | None = None
@@ -83,6 +86,7 @@ class Control:
         state.refuses_plain_logins = not (self._address.is_loopback or config.tls.cert or config.tls.insecure_http)
         await state.database.run(bootstrap, state, self._seed())
         await state.database.read(state.refresh_here)
+        self._jobs.add("identity", state.database, JobStore(self._clock, has_own_time=not state.database.is_sqlite))
         await self._start_feed(state)
         self._runner = web.AppRunner(make_app(self._service(state)), access_log=None, keepalive_timeout=75)
         await self._runner.setup()
@@ -116,7 +120,9 @@ class Control:
         if op == "metrics":
             return METRICS.snapshot()
         if op == "explain":
-            return self._causes.find(fields["request"])
+            return self._causes.find(fields["request"]) or await self._jobs.find(fields["request"])
+        if op == "jobs":
+            return await self._jobs.listing(state=fields["state"], resource=fields["resource"], limit=fields["limit"])
         if op == "rotate_keys":
             primary = self._identity.keys.rotate()
             self._feed.wake()

@@ -13,7 +13,7 @@ from common.admin import AdminRequest, AdminRoute, make_admin_app, start_admin
 from common.clock import Clock, SystemClock
 from common.config import Loaded
 from common.config_text import effective_values
-from common.errors import ConfigError, NotFound, StorageError
+from common.errors import BadRequest, ConfigError, NotFound, StorageError
 from common.log import configure_logging, get_logger
 from common.metrics import format_prometheus, merge_snapshots
 from common.secrets import load_or_create_secret, load_secret
@@ -171,6 +171,7 @@ class Node:
                   AdminRoute(method="GET", path="/config", handler=self._answer_config),
                   AdminRoute(method="GET", path="/usage", handler=self._answer_usage),
                   AdminRoute(method="GET", path="/explain/{txid}", handler=self._answer_explain),
+                  AdminRoute(method="GET", path="/jobs", handler=self._answer_jobs),
                   AdminRoute(method="POST", path="/identity/rotate-keys", handler=self._answer_rotate),
                   *switch_routes(self._slots, self._worker_count, lambda: self._supervisor))
         app = make_admin_app(routes, key=load_secret(self._state.secret_dir / "admin.key"), read_metrics=self._read_metrics,
@@ -273,6 +274,20 @@ class Node:
         if found is None:
             raise NotFound(what="identity", reason="the Identity API does not serve on this node")
         return found
+
+    async def _answer_jobs(self, request: AdminRequest) -> object:
+        """Of the control plane, newest first; query: state, resource, limit. Raises `BadRequest`, `NotFound`."""
+        state, limit = request.query.get("state"), request.query.get("limit", "100")
+        if state not in (None, "live", "done", "failed"):
+            raise BadRequest(reason=f"a job is live, done or failed, not {state!r}")
+        if not limit.isdecimal() or not 1 <= int(limit[:6]) <= 1_000:
+            raise BadRequest(reason="limit is a number between 1 and 1000")
+        found = None
+        if self._control is not None:
+            found = await self._control.ask("jobs", state=state, resource=request.query.get("resource"), limit=int(limit[:6]))
+        if found is None:
+            raise NotFound(what="jobs", reason="the control plane does not serve on this node")
+        return {"jobs": found}
 
     async def _explain_control(self, request_id: str) -> object:
         """Of a request to the control plane. Raises `NotFound`."""
