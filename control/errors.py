@@ -164,7 +164,7 @@ def render_list(fault: Fault) -> tuple[str, str]:
 
 IDENTITY = ErrorStyle(render=render_error)
 COMPUTE = ErrorStyle(render=render_named)
-BLOCK = ErrorStyle(render=render_named, statuses={"quota_exceeded": 413})
+BLOCK = ErrorStyle(render=render_named, statuses={"quota_exceeded": 413, "wrong_state": 400})
 NETWORK = ErrorStyle(render=render_neutron, statuses={"quota_exceeded": 409})
 IMAGE = ErrorStyle(render=render_page, statuses={"quota_exceeded": 413})
 PLACEMENT = ErrorStyle(render=render_list)

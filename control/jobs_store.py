@@ -139,11 +139,14 @@ class JobStore:
 
     # by whoever looks after things
 
+    def owners(self, connection: Connection) -> list[str]:
+        """Whose leases have not run out."""
+        rows = select(job.c.lease_owner).where(job.c.state == LIVE, job.c.lease_until_us > self._now).distinct()
+        return [owner for owner in connection.execute(rows).scalars() if owner is not None]
+
     def release_ended(self, connection: Connection, has_ended: Callable[[str], bool]) -> list[str]:
         """Jobs of processes that are known to have ended are due at once; their ids."""
-        owners = connection.execute(select(job.c.lease_owner).where(job.c.state == LIVE, job.c.lease_owner.is_not(None),
-                                                                    job.c.lease_until_us > self._now).distinct()).scalars().all()
-        gone = [owner for owner in owners if owner is not None and has_ended(owner)]
+        gone = [owner for owner in self.owners(connection) if has_ended(owner)]
         if not gone:
             return []
         return list(connection.execute(update(job).where(job.c.state == LIVE, job.c.lease_owner.in_(gone))

@@ -1,4 +1,4 @@
-"""What keeps resources from being busy for ever, at the start and every 30 s.
+"""What keeps resources from being busy for ever, at the start and every 30 s; leases of the dead are looked for every 2 s.
 
 * A resource in a busy status without a live job (a restored database, a hand in the tables, a workflow that is gone) gets a job, if
   its workflow can make one from the row, else the failed status with its reason.
@@ -23,7 +23,7 @@ from control.jobs_store import JobStore, new_job_id
 from control.lease_owner import has_ended
 from control.workflow import PREVIOUS, Workflow, describe
 
-EVERY_S = 30.0
+EVERY_S, DEAD_S = 30.0, 2.0
 _AT_ONCE = 100
 _log = get_logger("control.reconcile")
 
@@ -47,21 +47,27 @@ class Reconciler:
     """For the workflows of one process; any number of processes may run one on the same database."""
 
     def __init__(self, database: Database, store: JobStore, workflows: Iterable[Workflow], *, poke: Callable[[], None],
-                 registry: Registry, every_s: float = EVERY_S) -> None:
-        self._database, self._store, self._workflows = database, store, tuple(workflows)
-        self._poke, self._every_s = poke, every_s
+                 registry: Registry) -> None:
+        self._database, self._store, self._workflows, self._poke = database, store, tuple(workflows), poke
         self._live = registry.gauge("holdfast_jobs_live", "jobs that are not done and have not failed", ("kind",), merge="max")
         self._overdue = registry.gauge("holdfast_jobs_overdue_seconds", "how long the job that waits longest could have run",
                                        ("kind",), merge="max")
 
     async def follow(self) -> None:
         """Until cancelled."""
+        rounds = 0
         while True:
             try:
-                await self.run_once()
+                if rounds % round(EVERY_S / DEAD_S) == 0:
+                    await self.run_once()
+                elif any(has_ended(owner) for owner in await self._database.read(self._store.owners)):
+                    released = await self._database.run(self._store.release_ended, has_ended)
+                    _log.warning("a worker ended, its jobs go on elsewhere", released=len(released))
+                    self._poke()
             except Exception as error:               # the edge of a daemon: the next pass tries again
                 _log.error("resources cannot be compared with their jobs", exc=error)
-            await asyncio.sleep(self._every_s)
+            rounds += 1
+            await asyncio.sleep(DEAD_S)
 
     async def run_once(self) -> Report:
         """One pass."""
