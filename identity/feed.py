@@ -65,7 +65,7 @@ _REST = 3                                # a pass that took t is followed by a r
 _EVENTS_MAX, _EVENTS_BYTES_MAX = 10_000, 8 << 20         # kept; who is further behind takes a snapshot
 _PART_BYTES_MAX = 2 << 20                # of a snapshot, so that an answer fits into a frame
 _ANSWER_BYTES_MAX = 1 << 20              # events of one answer; at least one
-_SNAPSHOT_S = 10.0                       # parts are of one snapshot while gateways fetch them
+_SNAPSHOT_S = 10.0                       # one in several parts stays while gateways fetch them
 _FORGET_S = 600.0                        # revocations that no living token can meet leave
 _GRANTS = {("project", False): GRANT_PROJECT, ("domain", False): GRANT_DOMAIN, ("system", False): GRANT_SYSTEM,
            ("project", True): GRANT_BELOW_PROJECT, ("domain", True): GRANT_BELOW_DOMAIN}
@@ -357,7 +357,8 @@ class Feed:
         is_going_on = snapshot is not None and part and epoch == self._epoch and position == snapshot.position
         if snapshot is None or not is_going_on:
             part = 0
-            is_old = snapshot is None or now_s - snapshot.made_s > _SNAPSHOT_S or snapshot.position < self._oldest
+            is_old = (snapshot is None or now_s - snapshot.made_s > _SNAPSHOT_S or snapshot.position < self._oldest
+                      or (len(snapshot.parts) == 1 and snapshot.position != self.position))
             if snapshot is None or is_old or snapshot.position <= newer_than:
                 snapshot = self._snapshot = _Snapshot(self.position, now_s, list(self._parts()))
         part = min(part, len(snapshot.parts) - 1)

@@ -26,7 +26,9 @@ from proxy.identity_facts import IdentityFacts, Meaning
 OWNER_ROLES = frozenset({"admin", "manager", "member", "swiftoperator"})
 READER_ROLE, ADMIN_ROLE, DEFAULT_DOMAIN = "reader", "admin", "default"
 _TOKENS_MAX = 10_000                     # remembered: a lookup instead of a decryption
-_CATCH_UP_S, _START_S = 2.0, 8.0         # a token waits so long for news; for the first news of all
+_CATCH_UP_S = 3.0                        # a token waits so long for news,
+_START_S = 8.0                           # or so long for the first news of all; a silence below this is a start
+_FIRST_S = 60.0                          # without any news ever, after this no token waits
 _NOTHING: frozenset[str] = frozenset()
 
 
@@ -119,7 +121,7 @@ class IdentityAuth:
 
     def _cut_off(self) -> StorageError:
         facts = self._facts
-        if not facts.generation and facts.silent_s < self._grace_s:      # this worker, or identity, is just starting
+        if not facts.generation and facts.silent_s < _FIRST_S:           # this worker, or identity, is just starting
             return Behind(facts, silent_s=round(facts.silent_s, 1)).because("identity.starting", silent_s=round(facts.silent_s, 1))
         return IdentityAway(silent_s=round(facts.silent_s)).because("identity.away", silent_s=round(facts.silent_s),
                                                                     grace_s=self._grace_s)
@@ -138,7 +140,7 @@ class IdentityAuth:
             raise Unauthorized().because("token.future", user=held.user_id, ahead_s=(held.issued_us - now_us) // 1_000_000)
         facts = self._facts
         is_newer = held.generation > facts.generation
-        if is_newer and facts.is_connected:
+        if is_newer and (facts.is_connected or facts.silent_s < _START_S):       # also while identity starts again
             raise Behind(facts, held.generation).because("identity.behind", token=held.generation, known=facts.generation)
         try:
             return self._resolve(held, now_us)

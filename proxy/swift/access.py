@@ -10,6 +10,7 @@ from common.errors import Forbidden, StorageError, Unauthorized
 from proxy.auth import Identity, RequestRules, V1Auth
 from proxy.errors import Refusal
 from proxy.http.message import Headers, Request
+from proxy.identity_auth import Behind
 from proxy.model import ContainerInfo
 from proxy.swift.acl import Acl, parse_acl, referrer_host
 
@@ -32,6 +33,19 @@ def check_access_rules(rules: RequestRules, request: Request, account: str) -> N
         is_allowed = rules.allow("GET", f"/v1/{account}/{_decoded(source).lstrip('/')}")
     if not is_allowed:
         raise Unauthorized().because("token.access_rules", app_credential="")
+
+
+async def wait_for_asker(behind: Behind, auth: V1Auth, headers: Headers, account: str) -> Asker:
+    """The asker, once the news that its token needs are here: any news first, for a worker without, then those of the token.
+
+    Raises as `Asker`, `Behind` when they do not come.
+    """
+    await behind.caught_up()
+    try:
+        return Asker(auth, headers, account)
+    except Behind as again:
+        await again.caught_up()
+    return Asker(auth, headers, account)
 
 
 def _decoded(field: str) -> str:

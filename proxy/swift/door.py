@@ -15,7 +15,7 @@ from proxy.http.message import Request, Response
 from proxy.identity_auth import Behind
 from proxy.model import Store
 from proxy.swift import accounts, containers, copying, objects
-from proxy.swift.access import Asker, check_access_rules, unauthorized
+from proxy.swift.access import Asker, check_access_rules, unauthorized, wait_for_asker
 from proxy.swift.context import Ask, DoorSettings, Gateway
 from proxy.swift.info import render_info
 from proxy.swift.login import LOGIN_PATHS, log_in
@@ -97,8 +97,7 @@ class SwiftDoor:
         try:
             asker = Asker(self._gateway.auth, request.headers, parts.account)
         except Behind as behind:                     # a token that is younger than what this worker has heard
-            await behind.caught_up()
-            asker = Asker(self._gateway.auth, request.headers, parts.account)
+            asker = await wait_for_asker(behind, self._gateway.auth, request.headers, parts.account)
         if asker.identity is not None and asker.identity.access_rules is not None:
             check_access_rules(asker.identity.access_rules, request, parts.account)
         return await handler(self._gateway, Ask(request, parts, asker))
