@@ -40,6 +40,8 @@ COMMANDS = (
             summary="what the control plane is at: steps, attempts, errors", module="cli.jobs", function="jobs"),
     Command(group="Run a node", name="usage", arguments="[--account A] [--day D | --from D --to D] [--json]",
             summary="bytes, objects, requests and traffic, per account and day", module="cli.usage", function="usage"),
+    Command(group="Run a node", name="identity", arguments="rotate-keys [--data DIR]",
+            summary="seal tokens with a new key", module="cli.identity"),
     Command(group="Install", name="install", arguments="[--dry-run] [--root DIR] [--no-start] [--rollback]",
             summary="as a service of this machine, or upgrade it; needs root", module="cli.install", function="install"),
     Command(group="Install", name="uninstall", arguments="[--dry-run] [--root DIR] [--purge [--yes]]",

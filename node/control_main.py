@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from aiohttp import web
 
 from common.address import Address, parse_address
 from common.clock import SystemClock
@@ -36,6 +35,7 @@ from identity.wire import FEED_ROLE, OP_FEED, transport_key
 from node.channel import Channel
 from node.config import HoldfastConfig
 from node.control import admin_password_file
+from node.control_front import Front
 from node.endpoint import local_address
 from node.feed import feed_credentials, feed_socket
 from node.state import RING_KEY, load_state, with_demo_user
@@ -73,7 +73,7 @@ class Control:
         self._causes = Causes(self._clock)
         self._jobs = JobDesk()
         self._identity: Identity
-        self._runner: web.AppRunner | None = None
+        self._front: Front
         self._following: asyncio.Task[None] | None = None
         self._feed: Feed
         self._feed_server: RpcServer
@@ -88,11 +88,9 @@ class Control:
         await state.database.read(state.refresh_here)
         self._jobs.add("identity", state.database, JobStore(self._clock, has_own_time=not state.database.is_sqlite))
         await self._start_feed(state)
-        self._runner = web.AppRunner(make_app(self._service(state)), access_log=None, keepalive_timeout=75)
-        await self._runner.setup()
+        self._front = Front(make_app(self._service(state)))
         context = make_ssl_context(config.tls.cert, config.tls.key) if config.tls.cert and config.tls.key else None
-        for sock in self._listeners:
-            await web.SockSite(self._runner, sock, ssl_context=context, shutdown_timeout=_DRAIN_S).start()
+        await self._front.start(self._listeners, context)
         self._following = asyncio.create_task(state.follow(), name="identity follows")
 
     async def _start_feed(self, state: Identity) -> None:
@@ -141,8 +139,7 @@ class Control:
             self._following.cancel()
             await asyncio.wait([self._following])
             self._following = None
-            if self._runner is not None:
-                await self._runner.cleanup()
+            await self._front.close(drain_s=_DRAIN_S)
             await self._feed.close()
             await self._feed_server.close()
             close_identity(self._identity)

@@ -1,0 +1,146 @@
+"""The listeners of the control API: aiohttp behind a gate that bounds connections, and how long the head of a request may take.
+
+aiohttp itself closes a connection that has been without a request for `IDLE_S`; the service bounds bodies and their time.
+"""
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from aiohttp import web
+
+from common.log import Repeats, get_logger
+
+CONNECTIONS_MAX = 2_000                  # more are answered 503 and closed
+HEAD_S = 10.0                            # from the first byte of a request to the end of its head
+IDLE_S = 75.0
+_TLS_S = 10.0                            # for the handshake
+_BUSY = (b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nRetry-After: 2\r\nConnection: close\r\n"
+         b"Content-Length: 27\r\n\r\nToo many connections open.\n")
+_log = get_logger("node.control_front")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Front:
+    """Serves one application on sockets that are bound already; `close` after the last request."""
+
+    def __init__(self, app: web.Application, *, connections_max: int = CONNECTIONS_MAX, head_s: float = HEAD_S) -> None:
+        """Takes the application over, before it is started."""
+        self.connections: set[_Gate] = set()
+        self.connections_max, self.head_s = connections_max, head_s
+        self.repeats = Repeats(_log)
+        self._gates: dict[asyncio.BaseProtocol, _Gate] = {}
+        app.middlewares.append(self._make_witness())
+        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=IDLE_S)
+        self._servers: list[asyncio.Server] = []
+
+    async def start(self, sockets: list[socket.socket], tls: ssl.SSLContext | None) -> None:
+        """Serve. Raises `OSError`."""
+        await self._runner.setup()
+        loop = asyncio.get_running_loop()
+        for sock in sockets:
+            self._servers.append(await loop.create_server(self._make_gate, sock=sock, ssl=tls,
+                                                          ssl_handshake_timeout=_TLS_S if tls is not None else None))
+
+    async def close(self, *, drain_s: float) -> None:
+        """Take no new connection, let requests end."""
+        for server in self._servers:
+            server.close()
+        try:
+            async with asyncio.timeout(drain_s):
+                while any(gate.is_busy for gate in self.connections):        # noqa: ASYNC110 - at the end of a process
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            _log.warning("requests of the control API are cut", count=sum(gate.is_busy for gate in self.connections))
+        await self._runner.cleanup()
+
+    def _make_gate(self) -> asyncio.Protocol:
+        server = self._runner.server
+        assert server is not None
+        inner = server()
+        gate = self._gates[inner] = _Gate(self, inner)
+        return gate
+
+    def forget(self, gate: _Gate) -> None:
+        """Its connection has ended."""
+        self.connections.discard(gate)
+        self._gates.pop(gate.inner, None)
+
+    def _make_witness(self) -> Any:
+        @web.middleware
+        async def witness(request: web.Request, handler: Handler) -> web.StreamResponse:
+            """A head is complete."""
+            gate = self._gates.get(request.protocol)
+            if gate is None:
+                return await handler(request)
+            gate.begin()
+            try:
+                return await handler(request)
+            finally:
+                gate.is_busy = False
+        return witness
+
+
+class _Gate(asyncio.Protocol):
+    """One connection: passes everything on to aiohttp, unless there are too many or a head takes too long."""
+
+    def __init__(self, front: Front, inner: asyncio.Protocol) -> None:
+        self._front, self.inner = front, inner
+        self.is_busy = False
+        self._is_refused = False
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """A request runs: its head is here."""
+        self.is_busy = True
+        self._stop_timer()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        front = self._front
+        transport = self._transport = cast("asyncio.Transport", transport)       # uvloop's is one in all but its bases
+        if len(front.connections) >= front.connections_max:
+            front.repeats.warning("connection refused: too many", about="connections", count=len(front.connections))
+            self._is_refused = True
+            transport.write(_BUSY)
+            transport.close()
+            return
+        front.connections.add(self)
+        self.inner.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return
+        if not self.is_busy and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._front.head_s, self._cut)
+        self.inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return None if self._is_refused else self.inner.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        self._front.forget(self)
+        if not self._is_refused:
+            self.inner.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        if not self._is_refused:
+            self.inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        if not self._is_refused:
+            self.inner.resume_writing()
+
+    def _cut(self) -> None:
+        self._timer = None
+        if self._transport is not None and not self.is_busy:
+            self._transport.abort()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
