@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from common.errors import Corruption
-from object.device import Device
+from common.timestamp import PACKED_BYTES as STAMP_BYTES
+from common.timestamp import unpack_stamp
+from object.device import ROW_TYPES, Device
 from object.format import (
     OBJECT_TYPES,
     SEGMENT_DROPPED,
     Record,
+    RecordType,
     check_record,
     decode_row_key,
     encode_segment_header,
@@ -41,16 +44,27 @@ def plan_compaction(device: Device) -> int | None:
     return best[1] if best is not None else None
 
 
-def load_records(device: Device, segment: int) -> list[tuple[Record, memoryview]]:
-    """Every record of a sealed segment with its bytes. Blocking; holds the segment in memory."""
+def load_records(device: Device, segment: int) -> list[tuple[Record, bytes]]:
+    """The records of a sealed segment that still live, with their bytes. Blocking, in any thread: what dies meanwhile is left
+    to `move_records`, and what is dead now never lives again."""
     directory = f"{device.root}/journal"
     header = read_segment_header(device.fs, directory, segment)
     following = read_segment_header(device.fs, directory, segment + 1)
-    return [(record, buf[record.offset:record.offset + record.length])
-            for record, buf in scan_segment(device.fs, directory, header, successor=following, scan=SegmentScan(header))]
+    return [(record, bytes(buf[record.offset:record.offset + record.length]))
+            for record, buf in scan_segment(device.fs, directory, header, successor=following, scan=SegmentScan(header))
+            if _may_live(device, segment, record)]
 
 
-def move_records(device: Device, segment: int, records: list[tuple[Record, memoryview]]) -> Iterator[int]:
+def _may_live(device: Device, segment: int, record: Record) -> bool:
+    if record.type in OBJECT_TYPES:
+        held = device.peek(decode_row_key(record.meta))
+        return held is not None and held.offset == record.offset and held.segment == segment
+    if record.type == RecordType.PROMISE:
+        return device.promise_of(record.meta[:-STAMP_BYTES]) == unpack_stamp(record.meta[-STAMP_BYTES:])
+    return record.type not in ROW_TYPES          # a plan stands on no segment whose rows are not checkpointed
+
+
+def move_records(device: Device, segment: int, records: list[tuple[Record, bytes]]) -> Iterator[int]:
     """Append copies of what still lives; yields after a step of 256 KiB or 100 records, with the bytes moved in it.
 
     The caller commits between the steps, and calls `drop_segment` once the last copy is durable.
@@ -67,7 +81,7 @@ def move_records(device: Device, segment: int, records: list[tuple[Record, memor
     yield moved
 
 
-def _move(device: Device, segment: int, record: Record, view: memoryview) -> int:
+def _move(device: Device, segment: int, record: Record, view: bytes) -> int:
     if record.type in OBJECT_TYPES:
         key = decode_row_key(record.meta)
         held = device.get(key)

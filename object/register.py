@@ -15,7 +15,7 @@ from common.timestamp import ZERO, Stamp
 from object.wire import NOTHING, BodyState, Kind, Mode, Reply, Version
 
 CEILING_AHEAD_US = 2_000_000
-PROMISES_MAX = 65_536                 # promises that no accept followed; about 20 MiB
+PROMISES_MAX = 16_384                 # promises that no accept followed; about 5 MiB
 
 
 class Held:

@@ -32,7 +32,7 @@ from ring.placement import Ring, hash_path
 
 E = TypeVar("E", bound=StorageError)
 AWAY = (DeviceUnavailable, TransportLost, DeadlineExceeded, DeviceFull, Overloaded)
-PLACES_MAX = 10_000                      # accounts and containers whose place is remembered
+PLACES_MAX = 5_000                       # accounts and containers whose place is remembered
 LEFT_S_MIN = 0.001                       # every message has a deadline to come
 HEDGE_S_MIN, HEDGE_S_MAX = 0.005, 1.0
 

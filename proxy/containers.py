@@ -38,7 +38,7 @@ from proxy.witness import Witness, explain
 
 FRESH_S = 1.0                            # how old container metadata may be that a read relies on
 ACCOUNT_LOOK_S = 1.0
-CACHE_MAX = 20_000
+CACHE_MAX = 5_000                        # registers of accounts and containers, about 1 KiB each
 INFOS_MAX = 2_000
 LIVE_ROWS = 100                          # looked at in one step of a deletion
 T = TypeVar("T")
