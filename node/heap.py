@@ -1,56 +1,61 @@
 """Memory that was freed goes back to the system: a burst of large uploads must not be paid for until the next start.
 
+So do pages of mapped indexes, which count as ours although the system could take them back.
 Buffers come from the heap of the C library (node/spawner.py says why), which keeps what was freed among what is still in use.
-Source: malloc_trim(3), mallinfo(3).
+Source: malloc_trim(3).
 """
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import os
 
 from common.pool import Pool
 
 PERIOD_S = 2.0
-FREE_BYTES_MAX = 32 << 20                # less is worth keeping: new pages cost up to 10 us each
-
-
-class _Mallinfo2(ctypes.Structure):
-    """struct mallinfo2 of glibc 2.33; fordblks: free bytes that the heap keeps."""
-
-    _fields_ = [(name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks",
-                                                     "uordblks", "fordblks", "keepcost")]
+GROWN_BYTES_MAX = 16 << 20               # since the last time; less is worth keeping: new pages cost up to 10 us each
+_INDEX_FILE = "data.mdb"                 # of LMDB, which maps it to read it
+_MADV_DONTNEED = 4
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class HeapTrim:
     """One per worker: `start`, then `close`. Does nothing where the C library is another one."""
 
     def __init__(self) -> None:
-        library = ctypes.CDLL(None)
-        self._info = getattr(library, "mallinfo2", None)
-        self._trim = getattr(library, "malloc_trim", None)
-        if self._info is not None:
-            self._info.restype = _Mallinfo2
+        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         self._pool = Pool(1, "heap")
         self._timer: asyncio.TimerHandle | None = None
-        self._was_above = False
+        self._resident_bytes = _resident_bytes
+        self._base_bytes = 0             # resident after the last time, or less
+        self._has_grown = False
         self.trims = 0
 
     def start(self) -> None:
         """Begin to look."""
-        if self._info is not None and self._trim is not None:
+        if self._trim is not None:
             self._timer = asyncio.get_running_loop().call_later(PERIOD_S, self.look)
 
     def look(self) -> None:
-        """Trim what was free at two looks in a row: a burst that goes on would only ask for it again."""
-        assert self._info is not None and self._trim is not None
-        is_above = self._info().fordblks > FREE_BYTES_MAX
-        if is_above and self._was_above:
-            trim = self._trim
-            self._pool.submit(lambda: trim(0), lambda *_: None)
+        """Trim when the process has been larger for two looks in a row: a burst that goes on would only ask for it again."""
+        found = self._resident_bytes()
+        self._base_bytes = min(self._base_bytes or found, found)
+        has_grown = found > self._base_bytes + GROWN_BYTES_MAX
+        if has_grown and self._has_grown and self._trim is not None:
+            self._pool.submit(self._give_back, self._end)
             self.trims += 1
-            is_above = False
-        self._was_above = is_above
+            has_grown = False
+        self._has_grown = has_grown
         self.start()
+
+    def _give_back(self) -> None:
+        """In the thread."""
+        assert self._trim is not None
+        self._trim(0)
+        drop_mapped(_INDEX_FILE)
+
+    def _end(self, _: object, __: BaseException | None) -> None:
+        self._base_bytes = self._resident_bytes()
 
     def close(self) -> None:
         """Look no more."""
@@ -58,3 +63,25 @@ class HeapTrim:
             self._timer.cancel()
             self._timer = None
         self._pool.shutdown()
+
+
+def drop_mapped(name: str, maps: str = "/proc/self/maps") -> int:
+    """Let go of the pages of mapped files of this name; how many mappings there were. The system keeps what it has of the files,
+    and the next look at a page costs a fault of half a microsecond. For mappings that are only read: nothing is lost.
+    """
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    count = 0
+    with open(maps, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            fields = line.split(maxsplit=5)
+            if len(fields) == 6 and fields[5].rstrip().endswith("/" + name) and fields[1] == "r--s":
+                start, end = (int(address, 16) for address in fields[0].split("-"))
+                count += madvise(start, end - start, _MADV_DONTNEED) == 0
+    return count
+
+
+def _resident_bytes() -> int:
+    """Of this process. All arenas of the C library count, which mallinfo(3) does not say."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * _PAGE_BYTES
