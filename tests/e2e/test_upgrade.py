@@ -114,12 +114,16 @@ def test_a_user_without_a_role_who_is_given_one_keeps_what_acls_gave_to_its_v1_l
     assert person.call("GET", "/c/small") == (200, b"hello of 0.1.0") and person.call("GET", "", account="acme")[0] == 403
 
 
-def test_stock_clients_read_the_upgraded_store_by_v3(node, tmp_path):
+def test_stock_clients_read_the_upgraded_store_by_v3(node, tools, tmp_path):
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("OS_", "ST_"))}
     environ = {**clean, "OS_AUTH_URL": node.endpoint["urls"]["identity"], "OS_USERNAME": "acme:alice", "OS_PASSWORD": "alice-key",
                "OS_PROJECT_NAME": "acme", "OS_PROJECT_DOMAIN_ID": "default", "OS_USER_DOMAIN_ID": "default",
                "OS_IDENTITY_API_VERSION": "3", "ST_AUTH_VERSION": "3"}
-    for command in (["openstack", "object", "list", "c", "-f", "value"], ["swift", "list", "c"]):
-        done = subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], env=environ, cwd=tmp_path, text=True,
+    _, body, _ = log_in_v3(node, tools, "acme:alice", None)
+    # swiftclient takes a name with a colon apart, tenant and user: it is told the id
+    by_id = {**environ, "OS_USER_ID": json.loads(body)["token"]["user"]["id"]}
+    del by_id["OS_USERNAME"]
+    for command, env in ((["openstack", "object", "list", "c", "-f", "value"], environ), (["swift", "list", "c"], by_id)):
+        done = subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], env=env, cwd=tmp_path, text=True,
                               capture_output=True, timeout=120, check=False)
         assert (done.returncode, done.stdout.split()) == (0, ["large", "small"]), done.stderr
