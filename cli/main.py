@@ -42,6 +42,8 @@ COMMANDS = (
             summary="bytes, objects, requests and traffic, per account and day", module="cli.usage", function="usage"),
     Command(group="Run a node", name="identity", arguments="rotate-keys [--data DIR]",
             summary="seal tokens with a new key", module="cli.identity"),
+    Command(group="Run a node", name="backup", arguments="create|verify|restore FILE [--data DIR] [--json]",
+            summary="databases, keys, rings and configuration as one archive, and back", module="cli.backup"),
     Command(group="Install", name="install", arguments="[--dry-run] [--root DIR] [--no-start] [--rollback]",
             summary="as a service of this machine, or upgrade it; needs root", module="cli.install", function="install"),
     Command(group="Install", name="uninstall", arguments="[--dry-run] [--root DIR] [--purge [--yes]]",

@@ -129,6 +129,29 @@ def identity_url(request: pytest.FixtureRequest) -> str | None:
     return content.url
 
 
+@asynccontextmanager
+async def open_cloud(root: Path, **settings: Any) -> AsyncIterator[Cloud]:
+    """The service over a state directory that was bootstrapped."""
+    clock = ManualClock()
+    state = open_identity(IdentityConfig(**settings), root, clock=clock, passwords=cheap_passwords())
+    await state.database.read(state.refresh_here)
+    service = make_service(state, clock=clock)
+    try:
+        async with TestClient(TestServer(make_app(service))) as client:
+            cloud = Cloud(client, state, clock, service)
+            cloud.admin = await cloud.login({"name": "admin", "domain": {"id": "default"}}, ADMIN_PASSWORD,
+                                            {"project": {"name": "admin", "domain": {"id": "default"}}})
+            yield cloud
+    finally:
+        close_identity(state)
+
+
+@pytest.fixture
+def reopen_cloud() -> Any:
+    """`async with reopen_cloud(root, database=url) as cloud:`: a service of its own over that state directory."""
+    return open_cloud
+
+
 @pytest.fixture
 def make_cloud(template: Path, tmp_path: Path, identity_url: str | None) -> Iterator[Any]:
     """`async with make_cloud(setting=value) as cloud:`; on SQLite, then on PostgreSQL."""
@@ -139,18 +162,8 @@ def make_cloud(template: Path, tmp_path: Path, identity_url: str | None) -> Iter
         if not root.exists():
             shutil.copytree(template, root)
         settings = {**settings, **({"database": identity_url} if identity_url is not None else {})}
-        clock = ManualClock()
-        state = open_identity(IdentityConfig(**settings), root, clock=clock, passwords=cheap_passwords())
-        await state.database.read(state.refresh_here)
-        service = make_service(state, clock=clock)
-        try:
-            async with TestClient(TestServer(make_app(service))) as client:
-                cloud = Cloud(client, state, clock, service)
-                cloud.admin = await cloud.login({"name": "admin", "domain": {"id": "default"}}, ADMIN_PASSWORD,
-                                                {"project": {"name": "admin", "domain": {"id": "default"}}})
-                yield cloud
-        finally:
-            close_identity(state)
+        async with open_cloud(root, **settings) as cloud:
+            yield cloud
 
     os.umask(0o077)
     yield make
