@@ -100,6 +100,14 @@ def test_of_the_old_environments_only_the_last_is_kept(made):
     assert len(made.environments()) == 3                                  # the link, where it points, and the one before
 
 
+def test_an_environment_for_tests_is_followed_by_another_one_for_tests(tmp_path):
+    checkout = Checkout(tmp_path / "c")
+    assert checkout.run("test")[0] == 0
+    checkout.depend_on("pip")
+    assert checkout.run("up")[0] == 0
+    assert [path.name.split("-")[1] for path in (checkout.root / ".venv/").glob(".ready-*")] == ["test"]
+
+
 def fake_tools(folder: Path, *, user: str, without: tuple[str, ...]) -> str:
     """A PATH with everything but some commands, `id -u` as told, and an apt-get that writes down what it is asked for."""
     folder.mkdir()
