@@ -135,7 +135,8 @@ class Containers:
             raise DeadInstance(instance=instance)
 
     async def _change(self, place: Place, deadline_s: float,
-                      decide: Callable[[Version, Stamp], Version | Awaitable[Version | None] | None]) -> Outcome:
+                      decide: Callable[[Version, Stamp], Version | Awaitable[Version | None] | None], *,
+                      is_idempotent: bool = False) -> Outcome:
         """What `decide` raises is raised once the old state stands again: no row waits behind a promise left open."""
         now_s = self.cluster.loop.time()
         refusal: StorageError | None = None
@@ -150,7 +151,7 @@ class Containers:
                 refusal = error
                 return None
 
-        outcome = await Coordinator(self.ports(place, deadline_s)).change(guarded)
+        outcome = await Coordinator(self.ports(place, deadline_s)).change(guarded, is_idempotent=is_idempotent)
         self.cache.put(place.key, outcome.version, now_s)
         if refusal is not None:
             raise refusal
@@ -187,9 +188,11 @@ class Containers:
         place, _ = self.cluster.account(name)
         was_new = False
 
-        def decide(version: Version, ballot: Stamp) -> Version:
+        def decide(version: Version, ballot: Stamp) -> Version | None:
             nonlocal was_new
             was_new = not is_live(version)
+            if not was_new and change.is_empty:
+                return None                                      # it is there, whoever made it
             if version.kind == Kind.TOMBSTONE:
                 raise Conflict(what="account")                   # its containers are still to be emptied
             now_us = self.cluster.clock.now_us()
@@ -201,7 +204,7 @@ class Containers:
             state = AccountState(created_us=state.created_us, put_us=max(now_us, state.put_us), meta=meta, headers=headers)
             return make_version(stamp=ZERO, root=ZERO, kind=Kind.LIVE, path=place.path, descriptor=bounded(state.pack()))
 
-        await self._change(place, self.deadline_s(), decide)
+        await self._change(place, self.deadline_s(), decide, is_idempotent=change.is_empty)
         return was_new
 
     async def post_account(self, name: str, change: MetaChange) -> None:
@@ -270,9 +273,11 @@ class Containers:
             if policy is not None and state.policy != policy:
                 refusal = Conflict(what="policy", has=state.policy)
                 return None
+            if not was_new and change.is_empty:
+                return None                                      # it is there, whoever made it
             return _changed_container(place, state, change, self.cluster.clock.now_us())
 
-        outcome = await self._change(place, deadline_s, decide)
+        outcome = await self._change(place, deadline_s, decide, is_idempotent=change.is_empty)
         if refusal is not None:
             raise refusal
         state = unpack_container_state(outcome.version.descriptor)

@@ -151,8 +151,12 @@ class Coordinator:
 
     # --- conditional ---------------------------------------------------------------------------------------------
 
-    async def change(self, decide: Decide, *, body: bytes | None = None, mode: int = Mode.KEEP) -> Outcome:
-        """Decide on the settled state: `decide` gives the wanted version or refuses. Raises `OutcomeUnknown`."""
+    async def change(self, decide: Decide, *, body: bytes | None = None, mode: int = Mode.KEEP,
+                     is_idempotent: bool = False) -> Outcome:
+        """Decide on the settled state: `decide` gives the wanted version or refuses. Raises `OutcomeUnknown`.
+
+        is_idempotent: deciding again is harmless, although an earlier proposal may have been chosen and superseded since.
+        """
         first_tried: Stamp | None = None
         attempt = 0
         while True:
@@ -162,7 +166,7 @@ class Coordinator:
                 wanted: Version | None = None
                 if m.version.stamp.write_id == self._ports.write_id:
                     x, verdict = m.version, Verdict.DONE
-                elif first_tried is not None and m.ballot > first_tried:
+                elif first_tried is not None and m.ballot > first_tried and not is_idempotent:
                     raise self._ports.explain(OutcomeUnknown(attempts=attempt))
                 else:
                     answer = decide(m.version, b)

@@ -50,6 +50,11 @@ class MetaChange:
     headers: Mapping[str, str] = field(default_factory=dict)
     check: Callable[[Mapping[str, str]], None] | None = None     # of the merged user metadata; raises BadRequest
 
+    @property
+    def is_empty(self) -> bool:
+        """Nothing is set or removed: what is wanted is that the thing exists."""
+        return not self.meta and not self.headers
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
