@@ -19,7 +19,7 @@ from typing import Any
 
 import msgpack
 from cryptography.fernet import Fernet
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Text, cast, select
 
 from common.errors import StorageError
 from common.log import get_logger
@@ -147,14 +147,16 @@ def _projects(connection: Connection) -> Content:
     """Tables `domain` and `project`."""
     domains: dict[Id, bytes] = {}
     projects: dict[Id, bytes] = {}
-    for row in connection.execute(select(project.c.id, project.c.name, project.c.domain_id, project.c.parent_id,
-                                         project.c.is_domain, project.c.enabled, project.c.options)):
-        if row.is_domain:
-            domains[pack_id(row.id)] = pack_record(row.enabled, row.name)
+    columns = project.c
+    rows = connection.execute(select(columns.id, columns.options).where(cast(columns.options, Text).contains(CONFINED))).all()
+    confined = {row.id for row in rows if row.options.get(CONFINED)}         # of most projects no options are parsed
+    for row_id, name, domain_id, parent_id, is_domain, enabled in connection.execute(select(
+            columns.id, columns.name, columns.domain_id, columns.parent_id, columns.is_domain, columns.enabled)).all():
+        if is_domain:
+            domains[pack_id(row_id)] = pack_record(enabled, name)
         else:
-            parent = "" if row.parent_id in (None, row.domain_id) else row.parent_id
-            projects[pack_id(row.id)] = pack_record(row.enabled, row.name, pack_id(row.domain_id), pack_id(parent),
-                                                    bool(row.options.get(CONFINED)))
+            parent = "" if parent_id in (None, domain_id) else parent_id
+            projects[pack_id(row_id)] = pack_record(enabled, name, pack_id(domain_id), pack_id(parent), row_id in confined)
     return {"domain": domains, "project": projects}
 
 
@@ -164,7 +166,7 @@ def _grants(connection: Connection) -> dict[tuple[str, str], list[tuple[int, Id,
     columns = assignment.c
     for kind, actor, target_kind, target, role_id, is_inherited in connection.execute(select(
             columns.actor_kind, columns.actor_id, columns.target_kind, columns.target_id, columns.role_id, columns.is_inherited)
-            .order_by(columns.target_kind, columns.target_id, columns.role_id, columns.is_inherited)):
+            .order_by(columns.target_kind, columns.target_id, columns.role_id, columns.is_inherited)).all():
         out.setdefault((kind, actor), []).append((_GRANTS[target_kind, bool(is_inherited)],
                                                   "" if target == SYSTEM else pack_id(target), pack_id(role_id)))
     return out
@@ -175,10 +177,11 @@ def _users(connection: Connection, grants: dict[tuple[str, str], list[tuple[int,
     for user_id, group_id in connection.execute(select(membership.c.user_id, membership.c.group_id)
                                                 .order_by(membership.c.user_id, membership.c.group_id)):
         groups.setdefault(user_id, []).append(pack_id(group_id))
-    for row in connection.execute(select(user.c.id, user.c.enabled, user.c.name, user.c.domain_id, user.c.source_print)):
-        v1_name = v1_name_of(row.id, row.name) if row.source_print is not None else ""
-        yield pack_id(row.id), pack_record(row.enabled, row.name, pack_id(row.domain_id), groups.get(row.id, ()), v1_name,
-                                           grants.get(("user", row.id), ()))
+    for row_id, enabled, name, domain_id, source_print in connection.execute(select(
+            user.c.id, user.c.enabled, user.c.name, user.c.domain_id, user.c.source_print)).all():
+        v1_name = v1_name_of(row_id, name) if source_print is not None else ""
+        yield pack_id(row_id), pack_record(enabled, name, pack_id(domain_id), groups.get(row_id, ()), v1_name,
+                                           grants.get(("user", row_id), ()))
 
 
 def _trusts(connection: Connection) -> Iterator[tuple[Id, bytes]]:

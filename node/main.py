@@ -242,7 +242,7 @@ class Node:
         answers = await self._supervisor.ask_all("status")
         workers = self._supervisor.worker_facts()
         for facts, answer in zip(workers, answers, strict=True):
-            facts.update({key: answer[key] for key in ("connections", "requests") if answer is not None})
+            facts.update({key: answer[key] for key in ("connections", "requests", "identity") if answer is not None})
         devices = gather_devices(self._slots, answers)
         replicas = min(self._state.replicas_of(name) for name in self._state.ring_names)
         control = self._control.facts() if self._control is not None else None

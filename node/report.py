@@ -8,6 +8,7 @@ from node.plan import DeviceSlot
 
 FILL_WARN = 0.85
 UPDATES_WARN = 10_000                            # listing updates that wait on one device
+_CUT_OFF_S = 30.0                                # a control API that starts again is no news
 Finding = dict[str, str]                         # level (note, warning, error), text, advice
 
 
@@ -50,6 +51,7 @@ def find_problems(workers: Sequence[Mapping[str, Any]], devices: Sequence[Mappin
                                   "ask again; if it stays so, the log of the node says why"))
         found += _judge_device(device, is_there=disk_of.get(device["name"]) is not None, fill_max=fill_max)
     found += _judge_redundancy(devices, replicas, disk_of)
+    found += _judge_feed(workers, _CUT_OFF_S)
     if control is not None and not control["is_ready"] and (control["failure"] or control["restarts"]):
         found.append(_finding("error", f"the Identity API does not serve: {control['failure'] or 'it starts again'}",
                               "objects are served without it; it is started again by itself, and the log says why it ended"))
@@ -58,6 +60,15 @@ def find_problems(workers: Sequence[Mapping[str, Any]], devices: Sequence[Mappin
                               "set tls.cert and tls.key, or tls.insecure_http = true if something else encrypts"))
     order = ("error", "warning", "note")
     return sorted(found, key=lambda finding: order.index(finding["level"]))
+
+
+def _judge_feed(workers: Iterable[Mapping[str, Any]], silent_s: float) -> list[Finding]:
+    """Workers that do not hear what identity takes away."""
+    deaf = [(worker["worker"], worker["identity"]["silent_s"]) for worker in workers
+            if worker.get("identity") and not worker["identity"]["is_connected"] and worker["identity"]["silent_s"] > silent_s]
+    return [_finding("warning", f"worker {number} has not heard of identity for {seconds:.0f} s",
+                     "its tokens go on by what is known, for auth_grace_s of [identity] at most; v1 tokens are not concerned")
+            for number, seconds in deaf]
 
 
 def is_healthy(findings: Iterable[Finding]) -> bool:

@@ -117,3 +117,11 @@ def test_a_worker_that_hangs_is_an_error_said_once():
 def test_a_device_nothing_is_known_of_is_never_healthy():
     level, text = one(judge([answers()[0], None]))
     assert level == "error" and "d2" in text
+
+
+@pytest.mark.parametrize(("is_connected", "silent_s", "is_told"), [(True, 2.0, False), (False, 5.0, False), (False, 120.0, True)])
+def test_a_worker_that_does_not_hear_identity_is_said(is_connected, silent_s, is_told):
+    deaf = [{**worker, "identity": {"is_connected": is_connected, "silent_s": silent_s, "generation": 1}} for worker in workers()]
+    found = judge(who=deaf)
+    assert [("has not heard of identity for 120 s" in finding["text"], finding["level"]) for finding in found] == (
+        [(True, "warning")] * len(deaf) if is_told else [])
