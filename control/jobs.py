@@ -75,7 +75,7 @@ class JobEngine:
         self._running: dict[tuple[str, int], _Running] = {}        # by job and attempt
         self._wake = asyncio.Event()
         self._ended = asyncio.Event()
-        self._is_draining = False
+        self._is_draining, self._is_idle = False, True
         self._tasks: list[asyncio.Task[None]] = []
         metrics = registry or Registry()
         self._outcomes = metrics.counter("holdfast_jobs_ended_total", "jobs that ended", ("kind", "outcome"))
@@ -144,17 +144,19 @@ class JobEngine:
     async def _take(self) -> float:
         """Begin one job; how long there is nothing to do, 0 if one was begun."""
         kinds, targets = tuple(self.workflows), tuple(self._targets)
-        due_in_us = await self.database.read(self.store.next_due_in_us, kinds=kinds, targets=targets)     # a look costs no writer
-        if due_in_us is None or due_in_us > 0:
-            return min(self.pace.poll_s, (due_in_us or 1 << 60) / 1e6)
+        if self._is_idle:                            # a look costs no writer; after a job there probably is another
+            due_in_us = await self.database.read(self.store.next_due_in_us, kinds=kinds, targets=targets)
+            if due_in_us is None or due_in_us > 0:
+                return min(self.pace.poll_s, (due_in_us or 1 << 60) / 1e6)
         job = await self.database.run(self.store.claim, owner=self.owner, kinds=kinds, targets=targets,
                                       lease_us=self.pace.lease_us)
+        was_idle, self._is_idle = self._is_idle, job is None
         if job is not None:
             earlier = [one.give_up() for one in self._running.values() if one.job.id == job.id]       # lost, to ourselves
             running = self._running[job.id, job.attempt] = _Running(self, job, self._clock.monotonic_s())
             running.task = asyncio.create_task(self._run(running, earlier), name=f"job {job.kind}")
             running.task.add_done_callback(partial(self._forget, (job.id, job.attempt)))
-        return 0.0 if job is not None else 0.05     # another process was faster, or is about to be
+        return 0.05 if job is None and was_idle else 0.0          # it was due, and another process is at it
 
     async def _keep(self) -> None:
         """Leases are renewed thrice as often as needed; what is held no more is stopped."""
@@ -313,7 +315,7 @@ class JobEngine:
 
     def _note_end(self, job: Job, outcome: str) -> None:
         self._outcomes.labels(job.kind, outcome).inc()
-        _log.info("job ended", job=job.id, kind=job.kind, resource=job.resource_id, outcome=outcome, attempts=job.attempt,
+        _log.debug("job ended", job=job.id, kind=job.kind, resource=job.resource_id, outcome=outcome, attempts=job.attempt,
                   request=job.request_id)
 
     def _delay_us(self, tries: int) -> int:
