@@ -255,6 +255,9 @@ class Worker:
         waiting.source = lambda: server.pool.waiting
         parked = self._registry.gauge("holdfast_upload_parked_bytes", "what uploads without a buffer have sent").labels()
         parked.source = lambda: server.pool.parked_bytes
+        if self._facts is not None:
+            silent = self._registry.gauge("holdfast_identity_silent_seconds", "since a worker heard of identity", ("worker",))
+            silent.labels(str(self._plan.worker)).source = partial(getattr, self._facts, "silent_s")
         for kind in ("accepted", "requests", "refused", "timeouts", "crashes"):
             events.labels(kind).source = partial(getattr, server.counters, kind)
 

@@ -149,6 +149,7 @@ def test_openstacksdk_finds_the_services_and_pages_through_users(cluster):
 
 
 def test_files_with_passwords_are_for_their_owner_alone(cluster):
+    token_of(cluster)                        # a login waits for identity, and so for its files
     for name in ("clouds.yaml", "openrc", "secrets/admin.password", "control/identity.sqlite", "secrets/token-keys/1"):
         assert (cluster.root / name).stat().st_mode & 0o077 == 0, name
     password = (cluster.root / "secrets/admin.password").read_text().strip()

@@ -273,6 +273,23 @@ def test_a_worker_that_starts_again_knows_what_identity_knows(make_node, tools):
     assert cloud.status(gone, "PUT", "/c", project=project) == 401
 
 
+def test_a_worker_loads_what_opens_tokens_with_the_first_one_and_the_control_planes_libraries_never(make_node, tools):
+    node = make_node(environ={"HOLDFAST_NODE_WORKERS": "1"})
+    node.up()
+    (worker,) = node.pids["workers"]
+
+    def loaded(pid):
+        text = Path(f"/proc/{pid}/maps").read_text()
+        return {name for name in ("aiohttp", "sqlalchemy", "cryptography", "lmdb") if f"/{name}/" in text or f"/{name}." in text}
+
+    tools.wait_until(lambda: loaded(node.pids["control"]) >= {"aiohttp", "sqlalchemy", "cryptography"}, "identity has them")
+    assert node.login().call("PUT", "/c")[0] == 201
+    assert loaded(worker) == {"lmdb"}
+    cloud = Cloud(node, tools)
+    assert cloud.status(cloud.admin, project="demo") == 200
+    assert loaded(worker) == {"lmdb", "cryptography"}
+
+
 def test_a_gateway_that_is_cut_off_answers_503_after_its_grace_and_v1_goes_on(make_node, tools):
     node = make_node(environ={"HOLDFAST_IDENTITY_AUTH_GRACE_S": "1"})
     node.up()

@@ -4,7 +4,9 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 
+import msgpack
 import pytest
+from cryptography.fernet import Fernet
 
 from common.clock import ManualClock
 from common.errors import IdentityAway, Unauthorized
@@ -12,6 +14,7 @@ from common.handshake import Credentials, cluster_keys
 from common.rpc_server import RpcServer
 from common.sockets import tcp_connector
 from identity import feed as feed_module
+from identity.credentials import access_digest
 from identity.feed import Feed
 from identity.keys import KeySet
 from identity.scopes import find_meaning
@@ -176,6 +179,35 @@ async def test_a_gateway_says_of_every_token_what_identity_says_before_and_after
         assert {name: await roles_by_gateway(cloud, gateway, token) for name, token in tokens.items()} == after
         assert after != before or "name" in (change[2] or {}).get("user", {})
         assert gateway.snapshots == 1
+
+
+async def test_the_comparison_finds_a_gateway_that_was_not_told(with_gateway):
+    async with with_gateway() as (cloud, gateway):
+        tokens, ids = await many_tokens(cloud)
+        await gateway.sync()
+        await cloud.as_admin("PUT", f"/v3/projects/{ids['project']}/users/{ids['bob']}/roles/{ids['manager']}")
+        expected, lost = await roles_by_identity(cloud, tokens["by group"]), gateway.facts.tables["user"].copy()
+        await gateway.sync()
+        gateway.facts.replace(gateway.facts.generation, {**gateway.facts.tables, "user": lost})
+        assert await roles_by_gateway(cloud, gateway, tokens["by group"]) != expected
+
+
+async def test_an_s3_key_travels_sealed_under_the_digest_of_its_name_and_goes_with_its_owner(with_gateway):
+    async with with_gateway() as (cloud, gateway):
+        user, project, token = await cloud.member()
+        answer = await cloud.call("POST", f"/v3/users/{user}/credentials/OS-EC2", {"tenant_id": project}, token=token)
+        made = answer.body["credential"]
+        digest = access_digest(made["access"])
+        await gateway.sync()
+        *whose, sealed = gateway.facts.find("s3_key", digest)
+        assert whose == [pack_id(user), pack_id(project), None, None]
+        assert msgpack.unpackb(Fernet(TRANSPORT).decrypt(sealed)) == made["secret"]
+        await cloud.make("project", name="p")
+        await gateway.sync()
+        assert gateway.facts.find("s3_key", digest)[-1] == sealed                # sealed once: what is the same is not sent again
+        await cloud.as_admin("DELETE", f"/v3/users/{user}")
+        await gateway.sync()
+        assert gateway.facts.find("s3_key", digest) is None
 
 
 async def test_a_trust_that_its_trustor_takes_back_ends_its_tokens(with_gateway):
