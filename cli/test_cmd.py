@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-_TARGETS = ("common", "ring", "object", "container", "account", "proxy", "node", "cli", "tests", "tools", "bench")
+_TARGETS = ("common", "ring", "object", "container", "account", "proxy", "control", "identity", "node", "cli", "tests", "tools",
+            "bench")
 _USAGE = """\
 Usage: holdfast test [all] [-- PYTEST ARGUMENTS]
 
