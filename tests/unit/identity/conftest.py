@@ -165,5 +165,8 @@ def make_cloud(template: Path, tmp_path: Path, identity_url: str | None) -> Iter
         async with open_cloud(root, **settings) as cloud:
             yield cloud
 
-    os.umask(0o077)
-    yield make
+    old_mask = os.umask(0o077)
+    try:
+        yield make
+    finally:
+        os.umask(old_mask)                   # tests of other files run in this process as well
