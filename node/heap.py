@@ -14,6 +14,7 @@ from common.pool import Pool
 
 PERIOD_S = 2.0
 GROWN_BYTES_MAX = 16 << 20               # since the last time; less is worth keeping: new pages cost up to 10 us each
+START_BYTES = 48 << 20                   # a worker that is larger from the start has replayed something
 _INDEX_FILE = "data.mdb"                 # of LMDB, which maps it to read it
 _MADV_DONTNEED = 4
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -27,7 +28,7 @@ class HeapTrim:
         self._pool = Pool(1, "heap")
         self._timer: asyncio.TimerHandle | None = None
         self._resident_bytes = _resident_bytes
-        self._base_bytes = 0             # resident after the last time, or less
+        self._base_bytes = START_BYTES   # resident after the last time, or less
         self._has_grown = False
         self.trims = 0
 
@@ -39,7 +40,7 @@ class HeapTrim:
     def look(self) -> None:
         """Trim when the process has been larger for two looks in a row: a burst that goes on would only ask for it again."""
         found = self._resident_bytes()
-        self._base_bytes = min(self._base_bytes or found, found)
+        self._base_bytes = min(self._base_bytes, found)
         has_grown = found > self._base_bytes + GROWN_BYTES_MAX
         if has_grown and self._has_grown and self._trim is not None:
             self._pool.submit(self._give_back, self._end)

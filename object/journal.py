@@ -23,7 +23,7 @@ from object.format import (
     encode_record,
     encode_segment_header,
 )
-from object.replay import FooterRow, encode_footer, segment_path
+from object.replay import FooterRow, FooterRows, segment_path
 
 SPARE, RESERVE = "spare.tmp", "reserve"
 BATCH_BYTES_MAX = 2 << 20                # a larger gathering is cut into several batches
@@ -59,7 +59,7 @@ class Journal:
         self._incarnation, self._epoch = incarnation, epoch
         self._segment_bytes = segment_bytes
         self._handle = -1
-        self._rows: list[FooterRow] = []
+        self._rows = FooterRows()
         self._gathering: Batch | None = None
         self._full: deque[Batch] = deque()       # a batch fits into a segment and into memory
         self.next_sequence = last_sequence + 1
@@ -182,10 +182,10 @@ class Journal:
 
     def _next_segment(self) -> None:
         """Seal with a footer of its rows, go on in a new one."""
-        if self._rows:
+        if self._rows.count:
             # the footer takes no sequence of the log: it repeats the number after the last and is skipped by it
             footer = Batch(self._written_sequence + 1)
-            meta = encode_footer(self._rows)
+            meta = self._rows.encode()
             footer.parts = [encode_record(RecordType.FOOTER, meta, b"", sequence=self._written_sequence)]
             footer.length += RECORD_HEADER_BYTES + len(meta)
             if self._offset + self._padded(footer) <= self._segment_bytes:
@@ -222,7 +222,7 @@ class Journal:
         self.close()
         self.has_spare = False
         self._handle, self.segment, self._offset = handle, header.segment, PAGE_BYTES
-        self._rows, self._footer_offset = [], 0
+        self._rows, self._footer_offset = FooterRows(), 0
 
     def _allocate_or_use_reserve(self, path: str) -> None:
         try:
@@ -245,7 +245,7 @@ class Journal:
             self._fs.unlink(path)
 
     def _footer_bytes(self, more_rows: int) -> int:
-        return 2 * PAGE_BYTES + (len(self._rows) + more_rows) * _FOOTER_ROW_BYTES
+        return 2 * PAGE_BYTES + (self._rows.count + more_rows) * _FOOTER_ROW_BYTES
 
     @staticmethod
     def _padded(batch: Batch) -> int:

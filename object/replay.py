@@ -6,7 +6,7 @@ durable once: then it is damage, never taken for a tail.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -87,9 +87,34 @@ def read_segment_header(fs: Vfs, directory: str, segment: int) -> SegmentHeader:
     return header
 
 
-def encode_footer(rows: list[FooterRow]) -> bytes:
-    packed: bytes = msgpack.packb([(r.type, r.sequence, r.key, r.ballot.pack(), r.stamp.pack()) for r in rows])
-    return packed
+def encode_footer(rows: Iterable[FooterRow]) -> bytes:
+    """A msgpack list of the rows."""
+    footer = FooterRows()
+    footer.extend(rows)
+    return footer.encode()
+
+
+class FooterRows:
+    """The rows of a segment until it is sealed, packed: small records fill a segment by the ten thousand."""
+
+    __slots__ = ("_packed", "_packer", "count")
+
+    def __init__(self) -> None:
+        self._packed = bytearray()
+        self._packer = msgpack.Packer()
+        self.count = 0
+
+    def extend(self, rows: Iterable[FooterRow]) -> None:
+        """What one batch brought."""
+        pack = self._packer.pack
+        for kind, sequence, key, ballot, stamp in rows:
+            self._packed += pack((int(kind), sequence, key, ballot.pack(), stamp.pack()))
+            self.count += 1
+
+    def encode(self) -> bytes:
+        """All of them, as `decode_footer` reads them."""
+        head: bytes = msgpack.Packer().pack_array_header(self.count)
+        return head + self._packed
 
 
 def decode_footer(meta: bytes) -> dict[int, FooterRow]:

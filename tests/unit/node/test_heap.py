@@ -5,12 +5,12 @@ import mmap
 import os
 from pathlib import Path
 
-from node.heap import GROWN_BYTES_MAX, HeapTrim, drop_mapped
+from node.heap import GROWN_BYTES_MAX, START_BYTES, HeapTrim, drop_mapped
 
 
 async def test_only_a_process_that_stays_larger_is_trimmed():
     heap, trimmed = HeapTrim(), []
-    size = [100 << 20]
+    size = [START_BYTES]
     heap._resident_bytes, heap._trim = lambda: size[0], trimmed.append
     large = size[0] + 2 * GROWN_BYTES_MAX
     for found, trims in ((size[0], 0), (large, 0), (size[0], 0), (large, 0), (large, 1)):
