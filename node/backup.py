@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Connection
+
 from common.clock import Clock
 from common.config import Loaded
 from common.errors import Conflict, Corruption, NotFound
@@ -24,6 +26,7 @@ from common.version import VERSION
 from control import jobs_model
 from control.dump import BackupFailed, Dump, History, check_sqlite, dump_postgres, dump_sqlite
 from identity import main as identity
+from identity.state import skip_counter
 from node.backup_archive import (
     Archive,
     Manifest,
@@ -52,10 +55,12 @@ class ServiceDatabase:
     file: str
     url: Callable[[HoldfastConfig], str | None]
     histories: tuple[History, ...]
+    after_restore: Callable[[Connection], None]          # in a transaction of its own, before anybody uses the database
 
 
 DATABASES = (ServiceDatabase(service="identity", file="control/identity.sqlite", url=lambda config: config.identity.database,
-                             histories=(("identity", identity.MIGRATIONS), (jobs_model.HISTORY, jobs_model.MIGRATIONS))),)
+                             histories=(("identity", identity.MIGRATIONS), (jobs_model.HISTORY, jobs_model.MIGRATIONS)),
+                             after_restore=skip_counter),)
 
 
 def create_backup(loaded: Loaded[HoldfastConfig], root: Path, target: Path, *, clock: Clock, say: Say) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import URL, NullPool, create_engine, make_url
+
 from common.clock import Clock
 from common.errors import ConfigError, Conflict
 from common.log import get_logger
@@ -135,6 +137,7 @@ def _load(one: ServiceDatabase, url: str | None, row: Mapping[str, Any], archive
     prefix = f"databases/{one.service}/"
     if url is None:
         extract(archive, prefix + "database.sqlite", staging / one.file)
+        _finish(f"sqlite:///{staging / one.file}", one)
         return
     with tempfile.TemporaryDirectory(prefix="dump-", dir=staging) as scratch:
         for path in manifest.files:
@@ -142,6 +145,16 @@ def _load(one: ServiceDatabase, url: str | None, row: Mapping[str, Any], archive
                 extract(archive, path, Path(scratch) / path.removeprefix(prefix))
         dump = Dump(kind=row["kind"], tables=row["tables"], revisions=row["revisions"], columns=row["columns"])
         load_postgres(url, Path(scratch), dump, one.histories, replaces=replaces)
+    _finish(make_url(url).set(drivername="postgresql+psycopg"), one)
+
+
+def _finish(url: str | URL, one: ServiceDatabase) -> None:
+    engine = create_engine(url, poolclass=NullPool)
+    try:
+        with engine.begin() as connection:
+            one.after_restore(connection)
+    finally:
+        engine.dispose()
 
 
 def _set_aside(root: Path, names: list[str], clock: Clock) -> None:

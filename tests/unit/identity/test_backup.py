@@ -104,6 +104,10 @@ async def test_what_is_restored_knows_its_tokens_users_secrets_and_rings(
         cloud.state.keys.rotate()                        # the token is of the key before
         state = await asyncio.to_thread(make_node_state, first, loaded.value)
         result = await asyncio.to_thread(back_up, loaded, first, archive)
+        other_id = (await cloud.make("user", name="other"))["id"]
+        for is_enabled in (False, True, False):          # the counter of changes goes on, the backup's does not
+            assert (await cloud.as_admin("PATCH", f"/v3/users/{other_id}", {"user": {"enabled": is_enabled}})).status == 200
+        late = await cloud.login(user_id, "alice", {"project": {"id": project_id}})
     await asyncio.to_thread(restore, archive, second, other)
     (database,) = result["databases"]
     assert database["kind"] == ("sqlite" if identity_url is None else "pg_dump" if has_tools else "pg_copy")
@@ -124,6 +128,10 @@ async def test_what_is_restored_knows_its_tokens_users_secrets_and_rings(
         assert shown.status == 200 and shown.body["token"]["project"]["id"] == project_id
         assert await cloud.login(user_id, "alice", {"project": {"id": project_id}})
         assert (await cloud.call("GET", f"{keys}/{made['access']}", token=token)).body["credential"]["secret"] == made["secret"]
+        assert (await cloud.call("GET", "/v3/auth/projects", token=late)).status == 200
+        for each in (late, token):                       # one that was made after the backup is revoked like any other
+            assert (await cloud.as_admin("DELETE", "/v3/auth/tokens", X_Subject_Token=each)).status == 204
+            assert (await cloud.call("GET", "/v3/auth/projects", token=each)).status == 401
 
 
 async def test_a_database_is_copied_as_it_was_at_one_moment_while_others_write(make_cloud, identity_url, other_url, tmp_path):
