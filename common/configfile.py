@@ -1,6 +1,7 @@
 """The configuration file: where it is looked for, its TOML, and the line of every key (tomllib does not tell lines)."""
 from __future__ import annotations
 
+import os
 import re
 import stat
 import tomllib
@@ -46,13 +47,25 @@ def find_config_path(path: str | Path | None, environ: Mapping[str, str], *, cwd
     ~/.config/holdfast/holdfast.toml; None if there is none. A file that was asked for by name has to exist: `ConfigError`."""
     for asked, origin in ((path, "--config"), (environ.get("HOLDFAST_CONFIG"), "HOLDFAST_CONFIG")):
         if asked:
-            if not Path(asked).is_file():
+            try:
+                is_there = Path(asked).is_file()
+            except PermissionError as error:
+                raise ConfigError(where=str(asked), reason=f"this user may not read it (named by {origin})") from error
+            if not is_there:
                 raise ConfigError(where=str(asked), reason=f"no such file (named by {origin})")
             return Path(asked)
     places = [(cwd or Path.cwd()) / "holdfast.toml", Path("/etc/holdfast/holdfast.toml")]
     if home := environ.get("HOME"):
         places.append(Path(home) / ".config/holdfast/holdfast.toml")
-    return next((place for place in places if place.is_file()), None)
+    return next((place for place in places if _is_ours(place)), None)
+
+
+def _is_ours(place: Path) -> bool:
+    """A file that this user may read: that of a service of the machine is not for everybody who tries something."""
+    try:
+        return place.is_file() and os.access(place, os.R_OK)
+    except PermissionError:
+        return False
 
 
 def load_config_file(path: Path) -> ConfigFile:

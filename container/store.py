@@ -96,6 +96,7 @@ class RowStore:
         self._paths: dict[bytes, str] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="rows")
         self._loop = asyncio.get_running_loop()
+        self._replayed: list[Applied] = []
         self._is_applying = False
         self._apply_timer: asyncio.TimerHandle | None = None
         self._gathered_count = 0                                 # rows in `_incoming`
@@ -121,6 +122,13 @@ class RowStore:
                 log.warning("rows wait", directory=self._directory, reason=str(error))
         if records:
             self._need_checkpoint()
+
+    def tell_replayed(self) -> None:
+        """Give `on_applied` every database that had rows since its checkpoint: what was to be told when the process died."""
+        replayed, self._replayed = self._replayed, []
+        for applied in replayed:
+            if self.on_applied is not None:
+                self.on_applied(applied)
 
     async def close(self) -> None:
         """Apply and checkpoint everything."""
@@ -289,6 +297,8 @@ class RowStore:
         if broker is not None:
             self._queues[key] = [item for item in self._queues[key] if item[1] > broker.applied]
         self._apply_key(key)
+        if broker is not None:
+            self._replayed.append(Applied(broker.name, broker.instance, broker.figures, broker.newest_us))
 
     def _apply_key(self, key: bytes) -> None:
         """Apply the queue of one database; "applied up to" never names a record of which rows are still to come.

@@ -5,6 +5,7 @@ Figures carry the newest row they count, so that a replica that lags does not ov
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from common.clock import Clock
 from common.errors import StorageError
@@ -17,7 +18,7 @@ from proxy.cluster import Cluster, RowPlace
 
 log = get_logger("node.stats")
 PASS_S = 1.0
-TIMEOUT_S = 10.0
+TIMEOUT_S, CLOSE_S = 10.0, 1.0
 
 
 class StatsReporter:
@@ -41,30 +42,41 @@ class StatsReporter:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="container figures")
 
     async def close(self) -> None:
-        """What is not reported now is reported with the next change."""
+        """Report what there is, once and quickly; what fails is reported with the next change."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._report()
 
     async def _run(self) -> None:
         while True:
             await self._has_news.wait()
             self._has_news.clear()
             await asyncio.sleep(PASS_S)
-            changed, self._changed = self._changed, {}
-            by_account: dict[str, list[Row]] = {}
-            for path, applied in changed.items():
-                _, account, container = path.split("/", 2)
-                figures = applied.figures
-                by_account.setdefault(account, []).append(
-                    Row(container, "", ZERO, True, applied.instance, figures.size_bytes, figures.row_count,
-                        stat_us=applied.newest_us))
-            for account, rows in by_account.items():
-                _, place = self._cluster.account(account)
-                await asyncio.gather(*(self._send(client, place, rows) for client in place.clients))
+            await self._report()
 
-    async def _send(self, client: RowClient, place: RowPlace, rows: list[Row]) -> None:
+    async def _report(self) -> None:
+        changed, self._changed = self._changed, {}
+        by_account: dict[str, list[Row]] = {}
+        for path, applied in changed.items():
+            _, account, container = path.split("/", 2)
+            figures = applied.figures
+            by_account.setdefault(account, []).append(
+                Row(container, "", ZERO, True, applied.instance, figures.size_bytes, figures.row_count,
+                    stat_us=applied.newest_us))
+        for account, rows in by_account.items():
+            _, place = self._cluster.account(account)
+            heard = await asyncio.gather(*(self._send(client, place, rows) for client in place.clients))
+            if not all(heard):           # a replica that is away would show old figures until the next change
+                for row in rows:
+                    self.note(changed[f"{place.path}/{row.name}"])
+
+    async def _send(self, client: RowClient, place: RowPlace, rows: list[Row]) -> bool:
         try:
             await client.put_rows(place.key, place.path, rows, held_by=None, timeout_s=TIMEOUT_S)
         except StorageError as error:
-            self._repeats.warning("figures not delivered", about=place.path, reason=str(error))
+            self._repeats.warning("figures not delivered yet", about=place.path, reason=str(error))
+            return False
+        return True

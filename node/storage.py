@@ -138,6 +138,7 @@ class Storage:
         for (_, space), rows in self._rows.items():
             if space == SPACE_CONTAINER:
                 rows.on_applied = self._stats.note
+                rows.tell_replayed()
         self._stats.start()
         self._peering.start()
         self._held = asyncio.get_running_loop().call_later(HELD_S, self._note_held)

@@ -54,8 +54,9 @@ class BodyWriter:
     that is new to the cache costs a virtual machine up to 10 us.
     """
 
-    def __init__(self, fs: Vfs, root: str) -> None:
-        self._fs, self._root = fs, root
+    def __init__(self, fs: Vfs, root: str, *, free_bytes_min: int = 0) -> None:
+        """free_bytes_min: of the file system; what would leave less is refused while it is written, as ENOSPC."""
+        self._fs, self._root, self._free_bytes_min = fs, root, free_bytes_min
         self._handle = fs.open_unnamed(f"{root}/tmp")
         self._crcs = bytearray()
         self._block = 0                  # crc of the block under way
@@ -68,6 +69,8 @@ class BodyWriter:
 
     def write(self, *chunks: bytes | memoryview) -> None:
         """Append; any size. Raises OSError (ENOSPC, EIO): then `abort`."""
+        if self._free_bytes_min and self._fs.free_bytes(self._root)[0] < self._free_bytes_min:
+            raise OSError(errno.ENOSPC, "above the fill limit")      # the look once a second is too late for what is large
         with self._lock:
             buffer, fill = _aligned.buffer, len(self._rest)
             buffer[:fill] = self._rest

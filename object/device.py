@@ -370,8 +370,11 @@ class Device:
         self._recent.clear()
         self._warm.clear()
 
-    def put(self, key: bytes, before: Held | None, ballot: Stamp, version: Version, state: int, body: bytes | None) -> int:
-        if self.is_full and version.kind == Kind.LIVE and (before is None or before.version.stamp != version.stamp):
+    def put(self, key: bytes, before: Held | None, ballot: Stamp, version: Version, state: int, body: bytes | None, *,
+            is_settling: bool = False) -> int:
+        # what settles goes on above the limit, as deletes do: a delete has to settle first what it deletes
+        if self.is_full and not is_settling and version.kind == Kind.LIVE and (
+                before is None or before.version.stamp != version.stamp):
             raise DeviceFull(device=self.identity.name, free_bytes=self.free_bytes)
         keeps = before is not None and before.version.body_id == version.body_id and version.body_id != 0
         if state == BodyState.INLINE and body is None:
@@ -625,7 +628,7 @@ class Device:
         """Raises `DeviceFull` above the fill limit."""
         if self.is_full:
             raise DeviceFull(device=self.identity.name, free_bytes=self.free_bytes)
-        return BodyWriter(self.fs, self.root)
+        return BodyWriter(self.fs, self.root, free_bytes_min=int(self.size_bytes * (1 - self.limits.fill_max)))
 
     def staged(self, key: bytes, body_id: int, trailer_crc: int) -> None:
         """A body is durable under its name and waits for the record."""

@@ -45,8 +45,12 @@ class RegisterLog(Protocol):
     def get(self, key: bytes) -> Held | None:
         """The newest row, synced or not."""
 
-    def put(self, key: bytes, before: Held | None, ballot: Stamp, version: Version, state: int, body: bytes | None) -> int:
-        """Append the record that makes this the newest row after `before`; its sequence. Raises `DeviceFull`."""
+    def put(self, key: bytes, before: Held | None, ballot: Stamp, version: Version, state: int, body: bytes | None, *,
+            is_settling: bool = False) -> int:
+        """Append the record that makes this the newest row after `before`; its sequence.
+
+        is_settling: what others hold already, for a read, a repair or the end of a change. Raises `DeviceFull`, else.
+        """
 
     def append_ceiling(self, ceiling: Stamp) -> int:
         """Append a ceiling: after a restart everything below it is refused."""
@@ -108,7 +112,7 @@ class Replica:
         state = self._state_for(key, held, version, body)
         if state == BodyState.LEARNED and mode == Mode.WRITE:
             raise NoBody(body_id=version.body_id)
-        seq = self._log.put(key, _known(held), ballot, version, state, body)
+        seq = self._log.put(key, _known(held), ballot, version, state, body, is_settling=mode == Mode.KEEP)
         self._promised.pop(key, None)    # the row's ballot stands for it now
         return Reply(True, ballot, ballot, version, state, self._in_flight(seq))
 
@@ -121,7 +125,7 @@ class Replica:
         if ballot <= held.ballot:
             return Reply(False, promised, held.ballot, held.version, held.state, self._in_flight(held.sequence))
         state = self._state_for(key, held, version, body)
-        seq = self._log.put(key, _known(held), ballot, version, state, body)
+        seq = self._log.put(key, _known(held), ballot, version, state, body, is_settling=True)
         return Reply(True, promised, ballot, version, state, self._in_flight(seq))
 
     def _repeat(self, key: bytes, held: Held, version: Version, promised: Stamp, body: bytes | None) -> Reply:
@@ -130,7 +134,8 @@ class Replica:
         if state in (BodyState.LEARNED, BodyState.DAMAGED, BodyState.LOST):
             filled = self._state_for(key, NOT_HELD, version, body)
             if filled != BodyState.LEARNED or state == BodyState.LOST:
-                state, seq = filled, self._log.put(key, _known(held), held.ballot, version, filled, body)
+                state, seq = filled, self._log.put(key, _known(held), held.ballot, version, filled, body,
+                                                       is_settling=True)
         return Reply(True, promised, held.ballot, version, state, self._in_flight(seq))
 
     def _state_for(self, key: bytes, held: Held, version: Version, body: bytes | None) -> int:

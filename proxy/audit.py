@@ -271,7 +271,7 @@ class AuditLog:
         self._gather(Entry(
             self._clock.now_us() - int(seconds * 1e6), event, request.txid or "", request.peer, hide_secrets(user, secrets),
             hide_secrets(account, secrets), "swift", request.method[:32], _path_of(request, secrets), response.status,
-            shown_parameters(request) if request.raw_query else None, request.body.length or 0, sent_bytes,
+            _parameters_of(request, secrets) if request.raw_query else None, request.body.length or 0, sent_bytes,
             round(seconds * 1e3, 1), cause))
 
     def _gather(self, entry: Entry) -> None:
@@ -313,6 +313,12 @@ def _path_of(request: Request, secrets: Sequence[str]) -> str:
         decoded = hide_secrets(request.path.decode("utf-8", "backslashreplace"), secrets)
         return decoded if HIDDEN in decoded else shown
     return shown
+
+
+def _parameters_of(request: Request, secrets: Sequence[str]) -> dict[str, object]:
+    """Names and values may hold a secret by mistake as well."""
+    return {hide_secrets(name, secrets): hide_secrets(value, secrets) if isinstance(value, str) else value
+            for name, value in shown_parameters(request).items()}
 
 
 def _secrets_of(request: Request) -> list[str]:

@@ -45,7 +45,8 @@ class SimLog:
     def get(self, key: bytes) -> Held | None:
         return self._row
 
-    def put(self, key: bytes, before: Held | None, ballot: Stamp, version: Version, state: int, body: bytes | None) -> int:
+    def put(self, key: bytes, before: Held | None, ballot: Stamp, version: Version, state: int, body: bytes | None, *,
+            is_settling: bool = False) -> int:
         self._row = Held(ballot, version, state, len(self.records) + 1)
         self.records.append(("row", self._row))
         return len(self.records)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import pytest
 
+from common.errors import DeviceFull
 from common.faultfs import FaultFs
 from common.timestamp import Stamp
 from object.device import Device
@@ -44,3 +45,29 @@ def test_a_look_between_two_writes_keeps_nothing_back(space):
         assert device.get(key).version.stamp == stamp
     device.flush_inline()
     assert device.get(key).version.stamp == stamp
+
+
+def test_a_full_device_refuses_what_is_new_and_takes_what_settles_or_deletes():
+    key = make_key(SPACE_OBJECT, 7, b"k" * 16)
+    device = Device(FaultFs(seed=1), "/d1", IDENTITY, MemoryIndex(), limits=LIMITS, now_us=NOW)
+    write(device, key, 1)
+    device.is_full = True
+    stamps = [Stamp(NOW + number, 0, 1, number) for number in range(2, 5)]
+    live = [make_version(stamp=stamp, root=stamp, kind=Kind.LIVE, path="/a/c/o", descriptor=b"x") for stamp in stamps]
+    with pytest.raises(DeviceFull):
+        device.replica.accept(key, ballot=stamps[0], version=live[0], mode=Mode.WRITE, now_us=NOW)
+    assert device.replica.accept(key, ballot=stamps[0], version=live[0], mode=Mode.KEEP, now_us=NOW).ok       # a read's write-back
+    assert device.replica.learn(key, ballot=stamps[1], version=live[1]).ok
+    gone = make_version(stamp=stamps[2], root=stamps[2], kind=Kind.TOMBSTONE, path="/a/c/o")
+    assert device.replica.accept(key, ballot=stamps[2], version=gone, mode=Mode.WRITE, now_us=NOW).ok
+
+
+def test_a_large_body_stops_at_the_fill_limit_while_it_is_written():
+    fs = FaultFs(seed=1)
+    device = Device(fs, "/d1", IDENTITY, MemoryIndex(), limits=LIMITS, now_us=NOW)
+    writer = device.new_body()
+    writer.write(b"x" * 100_000)
+    fs.free_bytes = lambda path: (0, device.size_bytes)
+    with pytest.raises(OSError, match="fill limit"):
+        writer.write(b"x" * 100_000)
+    writer.abort()

@@ -286,3 +286,23 @@ def test_the_fingerprint_changes_with_whatever_decides_placement_and_with_nothin
     prints = [placement_fingerprint(**{**facts, **change}) for change in changes]
     assert len(set(prints)) == len(prints)
     assert placement_fingerprint(**{**facts, "policies": (dataclasses.replace(policy, sync="interval"),)}) == prints[0]
+
+
+def test_a_file_of_the_machine_that_this_user_may_not_read_is_not_ours(tmp_path, monkeypatch):
+    home, cwd = tmp_path / "home", tmp_path / "cwd"
+    in_home = home / ".config/holdfast/holdfast.toml"
+    in_home.parent.mkdir(parents=True)
+    cwd.mkdir()
+    in_home.touch()
+    theirs = cwd / "holdfast.toml"
+    theirs.touch()
+    monkeypatch.setattr("os.access", lambda path, mode: path != theirs)
+    assert find_config_path(None, {"HOME": str(home)}, cwd=cwd) == in_home
+
+    def refuse(self):
+        raise PermissionError
+
+    monkeypatch.setattr("pathlib.Path.is_file", refuse)           # a directory on the way is closed
+    assert find_config_path(None, {"HOME": str(home)}, cwd=cwd) is None
+    with pytest.raises(ConfigError, match="may not read"):
+        find_config_path(theirs, {}, cwd=cwd)

@@ -111,6 +111,13 @@ async def test_plain_names_stay_as_they_are(tmp_path, path):
     assert line["path"] == path and HIDDEN not in json.dumps(line)
 
 
+@pytest.mark.parametrize("query", [f"prefix={TOKEN}&marker=a", f"marker=x{TOKEN}", f"prefix={TOKEN.replace('_', '%5F')}"])
+async def test_no_token_gets_in_as_the_value_of_a_parameter_that_is_shown(tmp_path, query):
+    asked = request("GET", "/v1/AUTH_a/c", query, headers=[("X-Auth-Token", TOKEN)])
+    line, = await lines_of(tmp_path, (asked, 200), level="all")
+    assert TOKEN not in json.dumps(line) and HIDDEN in json.dumps(line["parameters"])
+
+
 async def test_the_file_is_for_its_owner_and_group(tmp_path):
     await lines_of(tmp_path, (request(), 201))
     assert (tmp_path / "audit" / "audit.log").stat().st_mode & 0o777 == 0o640
