@@ -9,8 +9,9 @@ from common.admin import AdminClient
 _ABOUT = "Work on the identity service of a running node. Users, projects and roles: `openstack --os-cloud holdfast-admin`."
 _ROTATE = """\
 Make the staged token key the one that seals new tokens, and stage another. Tokens that clients have stay good: their key goes
-on opening until the next but one rotation. Two rotations end all tokens that were made before the first, so after a key may
-have leaked rotate twice; in daily use rotate no more often than tokens live (token_life_s of [identity])."""
+on opening until the next but one rotation. Two rotations end all tokens that were made before the first; after the key
+directory may have leaked rotate three times, because the staged key leaked too; in daily use rotate no more often than
+tokens live (token_life_s of [identity])."""
 
 
 def main(argv: list[str]) -> int:

@@ -8,6 +8,7 @@
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
@@ -33,6 +34,7 @@ class KeySet:
         self._fernet: MultiFernet
         self.texts: tuple[str, ...] = ()         # the primary first
         self._read_ns = 0
+        self.on_load: Callable[[], None] = _ignore       # told whenever the keys may be others than before
         self.load()
 
     def load(self) -> None:
@@ -47,6 +49,7 @@ class KeySet:
             self._fernet, self.texts = MultiFernet([Fernet(text) for text in texts]), texts
         except ValueError as error:
             raise ConfigError(where=str(self._directory), reason=f"a file is no key: {error}") from error
+        self.on_load()
 
     def follow(self) -> None:
         """Read the directory again if another process has changed it. Raises `ConfigError`, `OSError`."""
@@ -88,6 +91,10 @@ class KeySet:
 
     def _numbers(self) -> list[int]:
         return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdigit())
+
+
+def _ignore() -> None:
+    pass
 
 
 def _new_key() -> str:

@@ -52,6 +52,7 @@ class Identity:
         self.generation = 0
         self._revoked: dict[tuple[str, str], int] = {}       # what was revoked, and how high the counter was then
         self._contexts: OrderedDict[bytes, Known] = OrderedDict()
+        keys.on_load = self.forget_contexts                  # a token ends with the key that sealed it, known or not
         self.catalog: tuple[int, object] | None = None       # of identity/catalog.py: (generation, rows)
         self.on_change: Callable[[], None] = _ignore         # told in the loop after each change that this process made
 
@@ -107,8 +108,10 @@ class Identity:
             return None
         return found.context
 
-    def remember(self, token: str, context: Context, *, generation: int, expires_us: int) -> None:
-        """What a token meant at that generation."""
+    def remember(self, token: str, context: Context, *, generation: int, expires_us: int, keys: tuple[str, ...]) -> None:
+        """What a token meant at that generation. keys: those that opened it; not remembered if they changed meanwhile."""
+        if keys is not self.keys.texts:
+            return
         self._contexts[_digest(token)] = Known(generation, expires_us, context)
         if len(self._contexts) > _CONTEXTS_MAX:
             self._contexts.popitem(last=False)

@@ -46,9 +46,10 @@ class LocalTokens:
         known = state.known(token)
         if known is not None:
             return known
+        keys = state.keys.texts
         facts = decode_token(token, state.keys)
         generation, context = await state.database.read(self._find, facts)
-        state.remember(token, context, generation=generation, expires_us=facts.expires_us)
+        state.remember(token, context, generation=generation, expires_us=facts.expires_us, keys=keys)
         return context
 
     def _find(self, connection: Connection, facts: TokenFacts) -> tuple[int, Context]:

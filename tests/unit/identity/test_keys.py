@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import pytest
+from cryptography.fernet import Fernet
 
 from common.errors import ConfigError, Corruption
 from identity.keys import KeySet
@@ -61,5 +62,53 @@ async def test_tokens_outlive_a_rotation(make_cloud):
     async with make_cloud() as cloud:
         _, _, token = await cloud.member()
         cloud.state.keys.rotate()
-        cloud.state.forget_contexts()
         assert (await cloud.call("GET", "/v3/auth/projects", token=token)).status == 200
+
+
+async def test_a_token_that_was_seen_ends_with_its_key(make_cloud):
+    async with make_cloud() as cloud:
+        _, _, token = await cloud.member()
+        assert (await cloud.call("GET", "/v3/auth/projects", token=token)).status == 200
+        cloud.state.keys.rotate()
+        assert (await cloud.call("GET", "/v3/auth/projects", token=token)).status == 200
+        cloud.state.keys.rotate()
+        assert (await cloud.call("GET", "/v3/auth/projects", token=token)).status == 401
+
+
+async def test_a_token_that_was_seen_ends_with_its_key_when_another_process_dropped_that(make_cloud):
+    async with make_cloud() as cloud:
+        _, _, token = await cloud.member()
+        assert (await cloud.call("GET", "/v3/auth/projects", token=token)).status == 200
+        other = KeySet(cloud.state.keys._directory)
+        for _ in range(2):
+            other.rotate()
+        cloud.state.keys.follow()
+        assert (await cloud.call("GET", "/v3/auth/projects", token=token)).status == 401
+
+
+async def test_a_token_whose_key_is_dropped_while_it_is_looked_up_is_not_remembered(make_cloud, monkeypatch):
+    async with make_cloud() as cloud:
+        _, _, token = await cloud.member()
+        read = cloud.state.database.read
+
+        async def read_slowly(*arguments):
+            found = await read(*arguments)
+            monkeypatch.undo()
+            for _ in range(2):
+                cloud.state.keys.rotate()
+            return found
+
+        cloud.state.forget_contexts()
+        monkeypatch.setattr(cloud.state.database, "read", read_slowly)
+        await cloud.call("GET", "/v3/auth/projects", token=token)
+        assert (await cloud.call("GET", "/v3/auth/projects", token=token)).status == 401
+
+
+def test_what_a_leaked_directory_could_seal_is_refused_after_three_rotations(tmp_path):
+    keys = KeySet(tmp_path / "keys")
+    leaked = [Fernet(text).encrypt(b"forged") for text in keys.texts]
+    for _ in range(2):
+        keys.rotate()
+    assert [keys.open(sealed) for sealed in leaked] == [None, b"forged"]
+    keys.rotate()
+    assert [keys.open(sealed) for sealed in leaked] == [None, None]
