@@ -2,7 +2,7 @@
 
 The names are those that operators know from OpenStack. Four kinds of callers: administrators (role admin, unless their project
 confines it), readers of the whole system, readers and managers of one domain, and owners of what is theirs. A manager of a domain
-gives away the roles manager, member and reader only, and manages nobody who is an administrator somewhere.
+gives away the roles manager, member and reader only, and manages nobody who has another role somewhere, or any on the system.
 """
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _plain_things() -> Iterator[tuple[str, str]]:
 
 
 def _grants() -> Iterator[tuple[str, str]]:
-    """In its own domain a manager gives the harmless roles to those that are no administrators."""
+    """In its own domain a manager gives the harmless roles to those that have no others."""
     is_inside = " and ".join((
         "role:manager", "('manager':%(target.role.name)s or 'member':%(target.role.name)s or 'reader':%(target.role.name)s)",
         "'None':%(target.role.domain_id)s", "(domain_id:%(target.project.domain_id)s or domain_id:%(target.domain.id)s)",

@@ -33,6 +33,7 @@ from identity.token_api import tags_of
 from identity.views import show_group, show_project, show_user
 
 DAY_US = 86_400_000_000
+_GIVEN_BY_MANAGERS = frozenset({"manager", "member", "reader"})   # as identity/rules.py has it for grants
 _KNOWN = ("name", "domain_id", "enabled", "description", "email", "default_project_id", "password", "options",
           "password_expires_at")
 _OPTIONS = properties({
@@ -53,7 +54,7 @@ LISTING = Listing(key=user.c.id, filters={"name": user.c.name, "domain_id": user
 
 
 def target_of(connection: Connection, row: Row[Any] | None) -> dict[str, object]:
-    """What rules may ask of a user. is_privileged: has a role of admin somewhere, or is in a group that has."""
+    """What rules may ask of a user. is_privileged: with the roles of its groups."""
     if row is None:
         return {}
     return {"target.user.id": row.id, "target.user.domain_id": row.domain_id, "target.user.is_privileged": is_privileged(
@@ -62,11 +63,17 @@ def target_of(connection: Connection, row: Row[Any] | None) -> dict[str, object]
 
 
 def is_privileged(connection: Connection, actors: list[tuple[str, str]]) -> bool:
-    """Whether one of these has a role of admin anywhere, by implication too: who manages a domain does not manage these."""
+    """Whether one of these has any role on the system, or a role anywhere that a manager of a domain may not give away.
+
+    Implied roles count. Roles of services and roles that an operator made can reach over domains: who manages a domain does not
+    manage those who have them.
+    """
     graph = load_graph(connection)
-    rows = connection.execute(select(assignment.c.role_id).where(or_(*(
-        (assignment.c.actor_kind == kind) & (assignment.c.actor_id == one) for kind, one in actors)))).scalars()
-    return "admin" in {name.lower() for name in graph.effective(rows).values()}
+    rows = connection.execute(select(assignment.c.role_id, assignment.c.target_kind).where(or_(*(
+        (assignment.c.actor_kind == kind) & (assignment.c.actor_id == one) for kind, one in actors)))).all()
+    roles = graph.closure(row.role_id for row in rows)
+    return any(row.target_kind == "system" for row in rows) or any(
+        graph.names.get(one, "").lower() not in _GIVEN_BY_MANAGERS or graph.domains[one] for one in roles)
 
 
 def _allowed(connection: Connection, call: Call) -> Row[Any]:

@@ -150,6 +150,51 @@ async def test_a_manager_of_a_domain_has_no_power_over_an_administrator_in_it(ma
         assert (await cloud.call("PUT", f"/v3/groups/{group['id']}/users/{me}", token=token)).status == 403
 
 
+@pytest.mark.parametrize(("role", "place"), [
+    ("service", "projects/admin"), ("operator", "projects/admin"), ("implying", "projects/admin"), ("service", "domains/default"),
+    ("reader", "system"), ("member", "system"), ("local", "projects/own")])
+async def test_a_manager_of_a_domain_has_no_power_over_who_has_a_role_that_it_may_not_give(make_cloud, role, place):
+    async with make_cloud() as cloud:
+        domain, me, token = await domain_manager(cloud)
+        if role == "local":
+            role_id = (await cloud.make("role", name="member", domain_id=domain))["id"]
+        else:
+            if role in ("operator", "implying"):
+                await cloud.make("role", name=role)
+            role_id = await cloud.role(role)
+        if role == "implying":
+            await cloud.as_admin("PUT", f"/v3/roles/{role_id}/implies/{await cloud.role('service')}")
+        if place.startswith("projects"):
+            found = await cloud.as_admin("GET", "/v3/projects?name=admin")
+            own = await cloud.make("project", name="own", domain_id=domain)
+            place = f"projects/{own['id'] if place.endswith('own') else found.body['projects'][0]['id']}"
+        group = await cloud.make("group", name="g", domain_id=domain)
+        direct = await cloud.make("user", name="direct", password="x", domain_id=domain)
+        by_group = await cloud.make("user", name="by group", password="x", domain_id=domain)
+        for actor in (f"users/{direct['id']}", f"groups/{group['id']}"):
+            assert (await cloud.as_admin("PUT", f"/v3/{place}/{actor}/roles/{role_id}")).status == 204
+        assert (await cloud.as_admin("PUT", f"/v3/groups/{group['id']}/users/{by_group['id']}")).status == 204
+        for user in (direct, by_group):
+            assert (await cloud.call("PATCH", f"/v3/users/{user['id']}", {"user": {"password": "mine"}}, token=token)).status == 403
+            assert (await cloud.call("DELETE", f"/v3/users/{user['id']}", token=token)).status == 403
+        assert (await cloud.call("PUT", f"/v3/groups/{group['id']}/users/{me}", token=token)).status == 403
+        assert (await cloud.call("PATCH", f"/v3/groups/{group['id']}", {"group": {"name": "x"}}, token=token)).status == 403
+        assert (await cloud.call("DELETE", f"/v3/groups/{group['id']}", token=token)).status == 403
+
+
+@pytest.mark.parametrize("role", ["manager", "member", "reader"])
+async def test_a_manager_of_a_domain_manages_those_with_the_roles_that_it_gives(make_cloud, role):
+    async with make_cloud() as cloud:
+        domain, me, token = await domain_manager(cloud)
+        user = await cloud.make("user", name="u", password="u", domain_id=domain)
+        group = await cloud.make("group", name="g", domain_id=domain)
+        for actor in (f"users/{user['id']}", f"groups/{group['id']}"):
+            path = f"/v3/domains/{domain}/{actor}/roles/{await cloud.role(role)}"
+            assert (await cloud.call("PUT", path, token=token)).status == 204
+        assert (await cloud.call("PATCH", f"/v3/users/{user['id']}", {"user": {"password": "v"}}, token=token)).status == 200
+        assert (await cloud.call("PUT", f"/v3/groups/{group['id']}/users/{me}", token=token)).status == 204
+
+
 async def test_a_restricted_application_credential_makes_nothing_that_outlives_it(make_cloud):
     async with make_cloud() as cloud:
         me, project, token = await cloud.member()
