@@ -12,6 +12,7 @@ what it knows for `auth_grace_s`, then it answers 503 (`IdentityAway`): it canno
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 
 import msgpack
@@ -30,6 +31,7 @@ _CATCH_UP_S = 3.0                        # a token waits so long for news,
 _START_S = 8.0                           # or so long for the first news of all; a silence below this is a start
 _FIRST_S = 60.0                          # without any news ever, after this no token waits
 _NOTHING: frozenset[str] = frozenset()
+_LIKE_ID = re.compile(r"[0-9a-fA-F]{32}")
 
 
 class Behind(StorageError):
@@ -176,18 +178,23 @@ class IdentityAuth:
 def _groups(found: Meaning) -> frozenset[str]:
     """What an ACL may say to mean this user in this project.
 
-    Names count only where nobody else can have the same: in the default domain, and without a colon in them. A user of the
-    configuration keeps what ACLs gave to its v1 login.
+    Names count only where they can mean nobody else: in the default domain, without a colon in them, and not in the form of an
+    id, which whoever may name a project could choose to be let in as another. A user of the configuration keeps what ACLs gave to
+    its v1 login.
     """
     projects, users = [found.project_id, "*"], [found.user_id, "*"]
     if found.project_domain == found.user_domain == DEFAULT_DOMAIN:
-        projects += [found.project_name] * (":" not in found.project_name)
-        users += [found.user_name] * (":" not in found.user_name)
+        projects += [found.project_name] * _is_plain(found.project_name)
+        users += [found.user_name] * _is_plain(found.user_name)
     out = {f"{project}:{user}" for project in projects for user in users}
     if found.v1_name:
         account = found.v1_name.rpartition(":")[0]
         out |= {account, f"{account}:*", found.v1_name}
     return frozenset(out)
+
+
+def _is_plain(name: str) -> bool:
+    return ":" not in name and _LIKE_ID.fullmatch(name) is None
 
 
 def _opens_nothing(_: bytes) -> bytes | None:

@@ -286,6 +286,19 @@ async def test_names_count_in_acls_only_in_the_default_domain(with_gateway):
         assert found.groups == {f"{left}:{right}" for left in (project["id"], "*") for right in (user["id"], "*")}
 
 
+async def test_a_name_that_looks_like_an_id_lets_nobody_in_as_what_has_that_id(with_gateway):
+    async with with_gateway() as (cloud, gateway):
+        owner, wanted, _ = await cloud.member()
+        user = await cloud.make("user", name=owner, password="p")
+        project = await cloud.make("project", name=wanted)
+        upper = await cloud.make("project", name="A" * 32)
+        ids = user["id"]
+        for one, pairs in ((project["id"], (project["id"], "*")), (upper["id"], (upper["id"], "*"))):
+            await cloud.grant(ids, "reader", project=one)
+            found = await gateway.who(await cloud.login(ids, "p", {"project": {"id": one}}))
+            assert found.groups == {f"{left}:{right}" for left in pairs for right in (ids, "*")}
+
+
 async def test_access_rules_travel_with_the_token(with_gateway):
     async with with_gateway() as (cloud, gateway):
         user, project, token = await cloud.member()
