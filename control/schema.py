@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
@@ -40,7 +41,7 @@ def parse_json(raw: bytes, *, bytes_max: int = BODY_BYTES_MAX) -> Any:
     if len(raw) > bytes_max:
         raise BodyTooLarge(reason=f"Request is too large: a body has at most {bytes_max} bytes.")
     try:
-        value = json.loads(raw, parse_constant=_refuse_constant)
+        value = json.loads(raw, parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError as error:
         raise BadRequest(reason="The request body is nested too deeply.") from error
     except ValueError as error:
@@ -51,6 +52,14 @@ def parse_json(raw: bytes, *, bytes_max: int = BODY_BYTES_MAX) -> Any:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
+
+
+def _finite(text: str) -> float:
+    """1e999 is JSON, but what it becomes here could neither be stored nor shown as JSON again."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number is too large")
+    return value
 
 
 def _check_bounds(value: Any) -> None:
