@@ -34,7 +34,7 @@ class Front:
         self.repeats = Repeats(_log)
         self._gates: dict[asyncio.BaseProtocol, _Gate] = {}
         app.middlewares.append(self._make_witness())
-        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=IDLE_S)
+        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=IDLE_S, auto_decompress=False)
         self._servers: list[asyncio.Server] = []
 
     async def start(self, sockets: list[socket.socket], tls: ssl.SSLContext | None) -> None:

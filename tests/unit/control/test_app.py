@@ -1,7 +1,9 @@
 """The HTTP kernel over a small service: routes, versions, bodies, errors, links."""
 from __future__ import annotations
 
+import gzip
 import json
+import logging
 from contextlib import asynccontextmanager
 
 import pytest
@@ -88,7 +90,9 @@ def serve(tmp_path):
                                          "admin": "role:admin"}), tokens=Tokens(), versions=versions, causes=Causes(clock),
                           **options)
         try:
-            async with TestClient(TestServer(make_app(service))) as client:
+            server = TestServer(make_app(service))
+            await server.start_server(auto_decompress=False)         # as node/control_front.py has it
+            async with TestClient(server) as client:
                 client.service = service
                 yield client
         finally:
@@ -209,6 +213,16 @@ async def test_bodies_that_are_bombs_or_no_text_are_refused(serve, raw, status):
 async def test_a_body_that_is_something_else_is_415(serve):
     async with serve() as client:
         assert (await get(client, "/things", method="POST", data=b"<x/>", headers={"Content-Type": "application/xml"}))[0] == 415
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_a_body_that_is_not_what_its_encoding_says_is_refused_without_a_traceback(serve, encoding, caplog):
+    async with serve() as client:
+        for raw in (b"garbage", gzip.compress(b"{}" * 100)[:20] + b"\xff" * 40):
+            status, body, _ = await get(client, "/things", method="POST", data=raw,
+                                        headers={"Content-Type": "application/json", "Content-Encoding": encoding})
+            assert status == 400 and "badRequest" in body
+        assert [record for record in caplog.records if record.exc_info or record.levelno >= logging.WARNING] == []
 
 
 async def test_a_crash_tells_nothing_but_its_id_and_is_explained_by_it(serve):
