@@ -57,6 +57,8 @@ class Proof:
     app_credential: Row[Any] | None = None
     access_token: Row[Any] | None = None
     totp: tuple[str, int] | None = None              # credential and time step, which works once
+    tried: dict[str, Row[Any]] = field(default_factory=dict)     # users, by id, whose password or passcode was tried
+    is_proven: bool = False                          # all factors are right; the scope may still be refused
 
     def is_user(self, user_id: str) -> None:
         """Every method has to name the same user. Raises `Unauthorized`."""
@@ -68,8 +70,20 @@ class Proof:
 async def issue_token(call: Call) -> Answer:
     """The operation. Raises `Unauthorized`, `BadRequest`, `Forbidden`, `Overloaded`."""
     refuse_plain(call)
+    proof, state = Proof(), call.state
+    try:
+        found, catalog = await _login(call, proof)
+    except (Unauthorized, Forbidden, NotFound, BadRequest):
+        if not proof.is_proven and proof.tried:
+            await call.run(lambda connection, _: _count_failures(connection, state, proof))
+        raise
+    headers = {"X-Subject-Token": encode_token(found.facts, state.keys)}
+    return Answer(body=show_token(found, catalog=catalog), headers=headers)
+
+
+async def _login(call: Call, proof: Proof) -> tuple[Meaning, list[dict[str, Any]] | None]:
+    """The methods one after the other, then the token and its catalog."""
     identity = call.body["auth"]["identity"]
-    proof = Proof()
     for method in dict.fromkeys(identity["methods"]):
         if method not in METHODS:
             raise Unauthorized().because("login.method", method=method[:64])
@@ -79,16 +93,18 @@ async def issue_token(call: Call) -> Answer:
         await _CHECKS[method](call, given, proof)
         proof.methods.append(method)
     scope = call.body["auth"].get("scope")
-    takes_use = proof.totp is not None or (isinstance(scope, Mapping) and "OS-TRUST:trust" in scope)
-    found, catalog = await (call.run if takes_use else call.read)(lambda connection, _: _make_shown(connection, call, proof))
-    headers = {"X-Subject-Token": encode_token(found.facts, call.state.keys)}
-    return Answer(body=show_token(found, catalog=catalog), headers=headers)
+    writes = proof.totp is not None or any(row.failed_count for row in proof.tried.values()) or (
+        isinstance(scope, Mapping) and "OS-TRUST:trust" in scope)
+    made: tuple[Meaning, list[dict[str, Any]] | None] = await (call.run if writes else call.read)(
+        lambda connection, _: _make_shown(connection, call, proof))
+    return made
 
 
 def _make_shown(connection: Connection, call: Call, proof: Proof) -> tuple[Meaning, list[dict[str, Any]] | None]:
     """A token and its catalog, in one transaction."""
     check_factors(connection, proof)
     found = _make(connection, call, proof)
+    _forget_failures(connection, proof)
     return found, token_catalog(connection, call, found) if wants_catalog(call) else None
 
 
@@ -132,18 +148,30 @@ async def _check_password(call: Call, given: Mapping[str, Any], proof: Proof) ->
     password = given["user"].get("password")
     if not isinstance(password, str):
         raise BadRequest(reason="Expecting to find password in user.")
-    await verify_password(call, row, password)
-    assert row is not None and state is not None
+    if row is not None and not _is_locked(state, row):
+        proof.tried[row.id] = row
+    row = await _judge_password(state, row, password)
     proof.is_user(row.id)
+    _refuse_expired(state, row, proof)
     proof.password_hash = row.password_hash
 
 
-async def verify_password(call: Call, row: Row[Any] | None, password: str, *, is_change: bool = False) -> None:
-    """Count what is wrong, forget it when it is right. Raises `Unauthorized`, the same for nobody, a locked user, a wrong word.
+async def verify_password(call: Call, row: Row[Any] | None, password: str) -> None:
+    """For a change of the password: count what is wrong; an expired one will do. Raises `Unauthorized`.
 
-    is_change: one that is expired, or has to be changed, will do.
+    One that is right takes no failure back: it may be one of two factors, and the other one is not asked for here.
     """
     state: Identity = call.state
+    try:
+        await _judge_password(state, row, password)
+    except Unauthorized:
+        if row is not None and not _is_locked(state, row):
+            await call.run(lambda connection, _: _count_failure(connection, state, row))
+        raise
+
+
+async def _judge_password(state: Identity, row: Row[Any] | None, password: str) -> Row[Any]:
+    """The row. Raises `Unauthorized`, the same for nobody, a locked user, a wrong word. All take as long."""
     is_locked = row is not None and _is_locked(state, row)
     is_right = await state.passwords.is_right(password, row.password_hash if row is not None else None)
     if row is None:
@@ -151,17 +179,28 @@ async def verify_password(call: Call, row: Row[Any] | None, password: str, *, is
     if is_locked:
         raise Unauthorized().because("login.locked", user=row.id, failures=row.failed_count)
     if not is_right:
-        await call.run(lambda connection, _: _count_failure(connection, state, row))
         raise Unauthorized().because("login.wrong_password", user=row.id)
-    if row.failed_count:
-        await call.run(lambda connection, _: connection.execute(
-            update(user).where(user.c.id == row.id).values(failed_count=0, failed_us=None)))
-    if is_change:
-        return
-    if row.password_expires_us is not None and row.password_expires_us <= state.clock.now_us():
+    return row
+
+
+def _refuse_expired(state: Identity, row: Row[Any], proof: Proof) -> None:
+    """Raises `Unauthorized`, which says why and is no failure: the user has to be able to change the password."""
+    is_expired = row.password_expires_us is not None and row.password_expires_us <= state.clock.now_us()
+    if is_expired or row.must_change_password:
+        proof.tried.pop(row.id)
+    if is_expired:
         raise Unauthorized(reason="The password is expired and needs to be changed for user: " + row.id).because("login.expired")
     if row.must_change_password:
         raise Unauthorized(reason="The password must be changed before it is used, user: " + row.id).because("login.must_change")
+
+
+def _forget_failures(connection: Connection, proof: Proof) -> None:
+    """Once all that was asked for is right. Not for a delegated login: it asks for no second factor."""
+    if proof.app_credential is not None or proof.access_token is not None:
+        return
+    for row in proof.tried.values():
+        if row.failed_count:
+            connection.execute(update(user).where(user.c.id == row.id).values(failed_count=0, failed_us=None))
 
 
 def _is_locked(state: Identity, row: Row[Any]) -> bool:
@@ -170,6 +209,12 @@ def _is_locked(state: Identity, row: Row[Any]) -> bool:
         return False
     until_us = (row.failed_us or 0) + config.lockout_s * 1_000_000
     return bool(row.failed_count >= config.lockout_failures and until_us > state.clock.now_us())
+
+
+def _count_failures(connection: Connection, state: Identity, proof: Proof) -> None:
+    """A login that failed is one failure of everybody whose secret it tried."""
+    for row in proof.tried.values():
+        _count_failure(connection, state, row)
 
 
 def _count_failure(connection: Connection, state: Identity, row: Row[Any]) -> None:
@@ -222,8 +267,11 @@ async def _check_totp(call: Call, given: Mapping[str, Any], proof: Proof) -> Non
     state: Identity = call.state
     passcode = str(given["user"].get("passcode", ""))
     row = await call.read(lambda connection, _: find_user(connection, given["user"]))
-    if row is None or _is_locked(state, row):
-        raise Unauthorized().because("login.totp", is_there=row is not None)
+    if row is None:
+        raise Unauthorized().because("login.totp", is_there=False)
+    if _is_locked(state, row):
+        raise Unauthorized().because("login.locked", user=row.id, failures=row.failed_count)
+    proof.tried[row.id] = row
     rows = await call.read(lambda connection, _: connection.execute(
         select(credential).where(credential.c.user_id == row.id, credential.c.type == "totp")).all())
     for found in rows:
@@ -232,7 +280,6 @@ async def _check_totp(call: Call, given: Mapping[str, Any], proof: Proof) -> Non
             proof.totp = (found.id, step)
             proof.is_user(row.id)
             return
-    await call.run(lambda connection, _: _count_failure(connection, state, row))
     raise Unauthorized().because("login.totp", user=row.id)
 
 
@@ -279,6 +326,7 @@ def _make(connection: Connection, call: Call, proof: Proof) -> Meaning:
         raise Unauthorized().because("login.totp_used", user=proof.user_id)
     if proof.before is not None and state.is_revoked(proof.before):
         raise Unauthorized().because("token.revoked", user=proof.user_id)
+    proof.is_proven = True
     scope = call.body["auth"].get("scope")
     if proof.app_credential is not None:
         if scope is not None:

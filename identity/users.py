@@ -231,7 +231,7 @@ async def change_password(call: Call) -> None:
     given, state = call.body["user"], call.state
     user_id = call.params["user_id"]
     row: Row[Any] | None = await call.read(lambda connection, _: find_row(connection, user, user_id))
-    await verify_password(call, row, given["original_password"], is_change=True)
+    await verify_password(call, row, given["original_password"])
     assert row is not None
     if not row.enabled:
         raise Unauthorized().because("login.disabled", user=user_id)
@@ -249,7 +249,7 @@ async def change_password(call: Call) -> None:
     def change(connection: Connection, _: Call) -> None:
         now_us = state.clock.now_us()
         changed = connection.execute(update(user).where(user.c.id == user_id, user.c.password_hash == row.password_hash).values(
-            password_hash=hashed, password_changed_us=now_us, must_change_password=False, failed_count=0, failed_us=None,
+            password_hash=hashed, password_changed_us=now_us, must_change_password=False,
             password_expires_us=_expiry_us(state, row.options, now_us)))
         if not changed.rowcount:
             raise Conflict(reason="The password was changed by somebody else at the same time.")
