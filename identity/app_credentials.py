@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select
 
-from common.errors import BadRequest, Forbidden
+from common.errors import BadRequest, Forbidden, Unauthorized
 from control.app import Call
 from control.listing import link_map
 from control.routes import Route
@@ -72,7 +72,7 @@ async def create(call: Call) -> dict[str, Any]:
 
 
 def _refuse_restricted(call: Call) -> None:
-    """Credentials that make credentials could never be taken back. Raises `Forbidden`."""
+    """Credentials that make credentials could never be taken back; nor do they see any. Raises `Forbidden`."""
     refuse_delegated(call)
     if call.context.app_credential_id is not None and not call.context.is_unrestricted:
         raise Forbidden(reason="A restricted application credential cannot manage application credentials.").because(
@@ -83,7 +83,8 @@ def _create(connection: Connection, call: Call, hashed: str) -> dict[str, Any]:
     given, user_id, project_id = call.body["application_credential"], call.params["user_id"], str(call.context.project_id)
     state: Identity = call.state
     have = effective_roles(connection, user_id, "project", project_id)
-    if call.context.app_credential_id is not None:           # an unrestricted one gives away what it has itself
+    parent = _lock_parent(connection, call)
+    if parent is not None:                                   # an unrestricted one gives away what it has itself
         have = {one: name for one, name in have.items() if name.lower() in call.context.roles}
     wanted = {_role_id(connection, one, have) for one in given.get("roles") or []} or set(have)
     if not wanted or not wanted <= have.keys():
@@ -92,16 +93,43 @@ def _create(connection: Connection, call: Call, hashed: str) -> dict[str, Any]:
     expires_us = parse_time(given["expires_at"], "expires_at") if given.get("expires_at") else None
     if expires_us is not None and expires_us <= state.clock.now_us():
         raise BadRequest(reason="expires_at is not in the future.")
+    if parent is not None and parent.expires_us is not None:
+        if expires_us is not None and expires_us > parent.expires_us:
+            raise BadRequest(reason="It cannot expire later than the application credential that it is made with.").because(
+                "delegation.expiry")
+        expires_us = expires_us or parent.expires_us
     row = add_row(connection, app_credential, what="application credential", id=new_id(), user_id=user_id, project_id=project_id,
                   name=given["name"], description=given.get("description"), secret_hash=hashed, expires_us=expires_us,
-                  unrestricted=bool(given.get("unrestricted")))
+                  unrestricted=bool(given.get("unrestricted")), parent_id=None if parent is None else parent.id)
     connection.execute(insert(app_credential_role), [{"app_credential_id": row.id, "role_id": one} for one in sorted(wanted)])
     rules = [_rule_id(connection, user_id, one) for one in given.get("access_rules") or []]
+    rules = rules if parent is None else _rules_within(connection, parent, rules)
     if rules:
         connection.execute(insert(app_credential_access_rule),
                            [{"app_credential_id": row.id, "access_rule_id": one} for one in dict.fromkeys(rules)])
     state.change(connection)                 # a gateway that knows of a token knows of what it was made with
     return show(connection, call, row)
+
+
+def _lock_parent(connection: Connection, call: Call) -> Row[Any] | None:
+    """The application credential whose token asks; it stays until the end of the transaction. Raises `Unauthorized`."""
+    parent_id = call.context.app_credential_id
+    if parent_id is None:
+        return None
+    row = connection.execute(select(app_credential).where(app_credential.c.id == parent_id).with_for_update()).first()
+    if row is None:
+        raise Unauthorized().because("token.app_credential", app_credential=parent_id)
+    return row
+
+
+def _rules_within(connection: Connection, parent: Row[Any], rules: list[str]) -> list[str]:
+    """The access rules of what is made with `parent`: all of its own, or those that were asked for. Raises `BadRequest`."""
+    link = app_credential_access_rule
+    held = list(connection.execute(select(link.c.access_rule_id).where(link.c.app_credential_id == parent.id)).scalars())
+    if held and not set(rules) <= set(held):
+        raise BadRequest(reason="It can have only access rules of the application credential that it is made with.").because(
+            "delegation.access_rules")
+    return rules or held
 
 
 def _role_id(connection: Connection, given: dict[str, Any], have: dict[str, str]) -> str:
@@ -143,6 +171,7 @@ def check_pattern(path: str) -> None:
 def list_all(connection: Connection, call: Call) -> dict[str, Any]:
     """Of a user."""
     call.enforce({"target.user.id": call.params["user_id"]})
+    _refuse_restricted(call)
     statement = select(app_credential).where(app_credential.c.user_id == call.params["user_id"]).order_by(app_credential.c.id)
     for name, value in call.query:
         if name == "name":
@@ -153,6 +182,7 @@ def list_all(connection: Connection, call: Call) -> dict[str, Any]:
 
 def _own(connection: Connection, call: Call) -> Row[Any]:
     call.enforce({"target.user.id": call.params["user_id"]})
+    _refuse_restricted(call)
     row = find_row(connection, app_credential, call.params["application_credential_id"])
     if row is None or row.user_id != call.params["user_id"]:
         raise missing("application credential", call.params["application_credential_id"])
@@ -165,11 +195,15 @@ def get(connection: Connection, call: Call) -> dict[str, Any]:
 
 
 def remove(connection: Connection, call: Call) -> None:
-    """Its tokens end at once."""
+    """Its tokens end at once, and all that was made with them."""
     row = _own(connection, call)
-    _refuse_restricted(call)
-    call.state.revoke(connection, "app_credential", row.id)
-    drop_row(connection, app_credential, row.id, what="application credential")
+    ending = [row.id]
+    while ending:
+        one = ending.pop()
+        call.state.revoke(connection, "app_credential", one)
+        drop_row(connection, app_credential, one, what="application credential")
+        # only now: whoever makes one with a token of this one holds its row until that is there to be found
+        ending += connection.execute(select(app_credential.c.id).where(app_credential.c.parent_id == one)).scalars().all()
 
 
 # access rules
@@ -177,6 +211,7 @@ def remove(connection: Connection, call: Call) -> None:
 def list_rules(connection: Connection, call: Call) -> dict[str, Any]:
     """Of a user."""
     call.enforce({"target.user.id": call.params["user_id"]})
+    _refuse_restricted(call)
     statement = select(access_rule).where(access_rule.c.user_id == call.params["user_id"]).order_by(access_rule.c.id)
     for name, value in call.query:
         if name in ("service", "path", "method"):
@@ -188,6 +223,7 @@ def list_rules(connection: Connection, call: Call) -> dict[str, Any]:
 
 def _own_rule(connection: Connection, call: Call) -> Row[Any]:
     call.enforce({"target.user.id": call.params["user_id"]})
+    _refuse_restricted(call)
     row = find_row(connection, access_rule, call.params["access_rule_id"])
     if row is None or row.user_id != call.params["user_id"]:
         raise missing("access rule", call.params["access_rule_id"])

@@ -121,7 +121,8 @@ trust_role = Table("trust_role", metadata, _of("trust_id", "trust.id", is_key=Tr
 app_credential = Table(
     "app_credential", metadata, _id(), _of("user_id", "user_account.id"), _of("project_id", "project.id"), _text("name"),
     Column("description", Text), Column("secret_hash", Text, nullable=False), _time("expires_us"), _flag("unrestricted"),
-    UniqueConstraint("user_id", "name"))
+    _text("parent_id", nullable=True),                   # with whose token it was made; it ends with that one
+    Index("ix_app_credential_parent_id", "parent_id"), UniqueConstraint("user_id", "name"))
 app_credential_role = Table("app_credential_role", metadata, _of("app_credential_id", "app_credential.id", is_key=True),
                             _of("role_id", "role.id", is_key=True))
 access_rule = Table(

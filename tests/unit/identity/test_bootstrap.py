@@ -124,7 +124,7 @@ async def test_the_tables_are_those_of_the_migrations(make_cloud):
         with cloud.state.database.engine.begin() as connection:
             assert differences(connection, metadata, service="identity", beside=TABLES) == []
             upgrade(connection, MIGRATIONS, service="identity")
-            assert current_revision(connection, service="identity") == "0001"
+            assert current_revision(connection, service="identity") == "0002"
 
 
 async def test_a_missing_column_is_a_difference(make_cloud):
