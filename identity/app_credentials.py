@@ -14,6 +14,7 @@ from control.routes import Route
 from control.schema import ID, TEXT, name_of, properties, wrapped
 from control.times import format_naive, parse_time
 from identity.base import add_row, drop_row, find_row, missing, new_id, self_link
+from identity.delegation import refuse_delegated
 from identity.effective import effective_roles
 from identity.model import (
     access_rule,
@@ -24,7 +25,6 @@ from identity.model import (
 )
 from identity.passwords import PASSWORD_CHARS_MAX
 from identity.state import Identity
-from identity.users import refuse_delegated
 
 _RULES_MAX, _WILD_MAX = 64, 8
 _RULE = properties({"id": ID, "service": name_of(255), "path": {"type": "string", "minLength": 1, "maxLength": 255,

@@ -29,10 +29,10 @@ from identity.base import (
     same_or_absent,
     self_link,
 )
+from identity.delegation import refuse_delegated
 from identity.effective import effective_roles
 from identity.model import credential, project, user
 from identity.state import Identity
-from identity.users import refuse_delegated
 from identity.users import target_of as target_of_user
 
 _BLOB_CHARS_MAX = 16_384

@@ -24,6 +24,7 @@ from control.routes import Answer, Route
 from control.schema import ID, STRING, TEXT, properties, wrapped
 from control.times import format_optional
 from identity.base import add_row, change_row, drop_row, find_row, free_attributes, get_row, new_id, self_link
+from identity.delegation import refuse_handed_out
 from identity.effective import effective_roles
 from identity.model import access_token, consumer, oauth_nonce, request_token, role
 from identity.state import Identity
@@ -177,12 +178,14 @@ def show_access_token(call: Call, row: Row[Any]) -> dict[str, Any]:
 def list_access_tokens(connection: Connection, call: Call) -> dict[str, Any]:
     """Of a user."""
     call.enforce({"target.user.id": call.params["user_id"]})
+    refuse_handed_out(call)
     rows = connection.execute(select(access_token).where(access_token.c.user_id == call.params["user_id"])).all()
     return {"access_tokens": [show_access_token(call, row) for row in rows], "links": link_map(call.url, call.query, None)}
 
 
 def _own_access_token(connection: Connection, call: Call) -> Row[Any]:
     call.enforce({"target.user.id": call.params["user_id"]})
+    refuse_handed_out(call)
     row = get_row(connection, access_token, call.params["access_token_id"], what="access token")
     if row.user_id != call.params["user_id"]:
         raise NotFound(what="access token", name=row.id)

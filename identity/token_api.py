@@ -13,6 +13,7 @@ from control.listing import link_map, parse_boolean
 from control.routes import Answer, Route
 from control.times import format_time
 from identity.base import rows_among
+from identity.delegation import refuse_handed_out
 from identity.effective import reachable
 from identity.login import LOGIN, issue_token, token_catalog, wants_catalog
 from identity.model import ROOT, project, project_tag, revocation
@@ -68,6 +69,10 @@ async def revoke(call: Call) -> None:
     """DELETE: its tokens, by its audit id."""
     found = await _subject(call)
     state: Identity = call.state
+    own = call.context.token
+    assert isinstance(own, TokenFacts)
+    if own.audit_ids[0] != found.facts.audit_ids[0]:
+        refuse_handed_out(call)                  # such a token may end itself, no other one of its user
     await call.run(lambda connection, _: state.revoke(connection, "audit", found.facts.audit_ids[0]))
 
 

@@ -16,6 +16,7 @@ from control.routes import Answer, Route
 from control.schema import BOOLEAN, ID, ID_OR_NULL, properties, wrapped
 from control.times import format_optional, parse_time
 from identity.base import add_row, find_row, get_row, missing, new_id, self_link
+from identity.delegation import refuse_handed_out
 from identity.effective import effective_roles
 from identity.model import project, role, trust, trust_role, user
 from identity.scopes import living_trust
@@ -140,6 +141,7 @@ def list_all(connection: Connection, call: Call) -> dict[str, Any]:
     elif not call.may(rule="rule_all_readers") and me not in given.values():
         call.enforce({"target.trust.trustor_user_id": given.get("trustor_user_id"),
                       "target.trust.trustee_user_id": given.get("trustee_user_id")}, rule="identity:list_trusts_for_trustor")
+    refuse_handed_out(call)
     statement = select(trust).where(trust.c.deleted_us.is_(None)).order_by(trust.c.id)
     for name, value in given.items():
         statement = statement.where(trust.c[name] == value)
@@ -153,6 +155,7 @@ def _allowed(connection: Connection, call: Call) -> Row[Any]:
     row = find_row(connection, trust, call.params["trust_id"])
     call.enforce({"target.trust.trustor_user_id": row.trustor_user_id, "target.trust.trustee_user_id": row.trustee_user_id}
                  if row is not None else None)
+    refuse_handed_out(call)
     if row is None or row.deleted_us is not None or living_trust(connection, call.state, row.id) is None:
         raise missing("trust", call.params["trust_id"])
     return row

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, or_, select, update
 
-from common.errors import BadRequest, Conflict, Forbidden, NotFound, Unauthorized
+from common.errors import BadRequest, Conflict, NotFound, Unauthorized
 from control.app import Call
 from control.listing import Listing, link_map, list_rows
 from control.routes import Route
@@ -288,12 +288,6 @@ def list_user_projects(connection: Connection, call: Call) -> dict[str, Any]:
     tags = tags_of(connection, [one.id for one in rows])
     return {"projects": [show_project(call, one, tags.get(one.id, [])) for one in rows],
             "links": link_map(call.url, call.query, None)}
-
-
-def refuse_delegated(call: Call) -> None:
-    """What makes new ways in needs a login of the user, no token that was handed out. Raises `Forbidden`."""
-    if call.context.trust_id or getattr(call.context.token, "access_token_id", None):
-        raise Forbidden(reason="A token that was delegated cannot do this.").because("delegation.token")
 
 
 ROUTES = (

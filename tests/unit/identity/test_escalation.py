@@ -412,3 +412,54 @@ async def test_admin_is_implied_by_nothing(make_cloud):
         assert (await cloud.as_admin("PUT",
                                      f"/v3/roles/{await cloud.role('reader')}/implies/{await cloud.role('member')}")).status == 400
         assert (await cloud.as_admin("DELETE", f"/v3/roles/{await cloud.role('admin')}")).status == 403
+
+
+async def _owned(cloud):
+    """A user with one of everything that users own. (id, project, token, paths of what is owned)"""
+    me, project, token = await cloud.member()
+    other = await cloud.make("user", name="other", password="other")
+    rules = [{"service": "compute", "method": "GET", "path": "/**"}]
+    made, _ = await app_credential(cloud, me, token, access_rules=rules)
+    given = (await trust(cloud, me, other["id"], project, token, impersonation=True)).body["trust"]
+    rule = (await cloud.call("GET", f"/v3/users/{me}/access_rules", token=token)).body["access_rules"][0]["id"]
+    key = (await cloud.call("POST", f"/v3/users/{me}/credentials/OS-EC2", {"tenant_id": project}, token=token)).body["credential"]
+    paths = {"trust": f"/v3/OS-TRUST/trusts/{given['id']}", "rule": f"/v3/users/{me}/access_rules/{rule}",
+             "app": f"/v3/users/{me}/application_credentials/{made['id']}",
+             "key": f"/v3/users/{me}/credentials/OS-EC2/{key['access']}"}
+    theirs = await cloud.login(other["id"], "other")
+    trusted, _ = await use_trust(cloud, given["id"], theirs)
+    return me, token, trusted, paths
+
+
+@pytest.mark.parametrize("kind", ["trust", "restricted", "unrestricted"])
+async def test_a_token_that_was_handed_out_neither_sees_nor_changes_what_its_user_owns(make_cloud, kind):
+    async with make_cloud() as cloud:
+        me, token, handed, paths = await _owned(cloud)
+        if kind != "trust":
+            _, handed = await app_credential(cloud, me, token, unrestricted=kind == "unrestricted")
+        trusts = f"/v3/OS-TRUST/trusts?trustor_user_id={me}"
+        refused = [("GET", trusts), ("GET", paths["trust"]), ("GET", paths["trust"] + "/roles"), ("DELETE", paths["trust"]),
+                   ("GET", f"/v3/users/{me}/OS-OAUTH1/access_tokens")]
+        managed = [("GET", paths["app"]), ("GET", paths["app"].rpartition("/")[0]), ("GET", paths["rule"]),
+                   ("GET", paths["rule"].rpartition("/")[0]), ("DELETE", paths["app"]), ("DELETE", paths["rule"])]
+        for method, path in refused:
+            assert (await cloud.call(method, path, token=handed)).status == 403, (method, path)
+        for method, path in managed:
+            wanted = 403 if kind != "unrestricted" else 200 if method == "GET" else 204
+            assert (await cloud.call(method, path, token=handed)).status == wanted, (method, path)
+        for method in ("GET", "DELETE"):
+            assert (await cloud.call(method, paths["key"], token=handed)).status == (403 if kind == "trust" else 404)
+        assert (await cloud.call("GET", paths["trust"], token=token)).status == 200
+        assert (await cloud.call("GET", paths["key"], token=token)).status == 200
+
+
+@pytest.mark.parametrize("kind", ["trust", "restricted", "unrestricted"])
+async def test_a_token_that_was_handed_out_ends_itself_and_no_other(make_cloud, kind):
+    async with make_cloud() as cloud:
+        me, token, handed, _ = await _owned(cloud)
+        if kind != "trust":
+            _, handed = await app_credential(cloud, me, token, unrestricted=kind == "unrestricted")
+        assert (await cloud.call("DELETE", "/v3/auth/tokens", token=handed, X_Subject_Token=token)).status == 403
+        assert (await cloud.call("GET", "/v3/auth/projects", token=token)).status == 200
+        assert (await cloud.call("DELETE", "/v3/auth/tokens", token=handed, X_Subject_Token=handed)).status == 204
+        assert (await cloud.call("GET", "/v3/auth/projects", token=handed)).status == 401
