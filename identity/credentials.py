@@ -33,6 +33,7 @@ from identity.delegation import refuse_delegated
 from identity.effective import effective_roles
 from identity.model import credential, project, user
 from identity.state import Identity
+from identity.totp import seed_bytes
 from identity.users import target_of as target_of_user
 
 _BLOB_CHARS_MAX = 16_384
@@ -72,6 +73,8 @@ def create_credential(connection: Connection, call: Call) -> dict[str, Any]:
         if project_id is None:
             raise BadRequest(reason="An ec2 credential needs a project_id.")
     _refuse_beyond(call, given["type"], project_id)
+    if given["type"] == "totp":
+        _check_seed(blob)
     row = _add(connection, call, digest=digest, user_id=user_id, project_id=project_id, kind=given["type"], blob=blob,
                extra=free_attributes(given, _FIELDS))
     call.state.change(connection)
@@ -96,6 +99,12 @@ def _checked_ec2(blob: str) -> tuple[str, str]:
     if not isinstance(access, str) or not isinstance(secret, str) or not access or not secret:
         raise BadRequest(reason="access and secret are strings that are not empty.")
     return json.dumps({"access": access, "secret": secret}), access_digest(access)
+
+
+def _check_seed(blob: str) -> None:
+    """Raises `BadRequest`."""
+    if seed_bytes(blob) is None:
+        raise BadRequest(reason="The blob of a totp credential is a seed in base32, and not empty.")
 
 
 def _refuse_beyond(call: Call, kind: str, project_id: str | None) -> None:
@@ -147,6 +156,8 @@ def update_credential(connection: Connection, call: Call) -> dict[str, Any]:
         blob = given["blob"] if isinstance(given["blob"], str) else json.dumps(given["blob"])
         if row.type == "ec2":
             blob, values["access_digest"] = _checked_ec2(blob)
+        if row.type == "totp":
+            _check_seed(blob)
         values["sealed"] = call.state.vault.seal_text(blob)
     call.state.change(connection)
     return {"credential": show_credential(call, change_row(connection, credential, row.id, values, what="credential"))}

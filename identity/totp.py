@@ -14,11 +14,18 @@ from identity.model import totp_used
 _STEP_S, _DIGITS, _WINDOW = 30, 6, 1
 
 
+def seed_bytes(secret: str) -> bytes | None:
+    """The key in a base32 text. None for a secret that is none: an empty key would be everybody's."""
+    try:
+        return base64.b32decode(secret.upper() + "=" * (-len(secret) % 8)) or None
+    except (binascii.Error, ValueError):
+        return None
+
+
 def passcode_at(secret: str, step: int) -> str | None:
     """The six digits of a time step; secret: base32. None for a secret that is none."""
-    try:
-        key = base64.b32decode(secret.upper() + "=" * (-len(secret) % 8))
-    except (binascii.Error, ValueError):
+    key = seed_bytes(secret)
+    if key is None:
         return None
     mac = hmac.digest(key, step.to_bytes(8, "big"), hashlib.sha1)
     offset = mac[-1] & 15

@@ -93,3 +93,20 @@ async def test_a_change_of_the_password_forgets_no_failed_passcode(make_cloud):
         assert (await cloud.call("POST", f"/v3/users/{user}/password", body)).status == 204
         assert await attempt(cloud, user, word="second", code=code_wrong(cloud)) == 401
         assert await attempt(cloud, user, word="second") == 401, "locked"
+
+
+@pytest.mark.parametrize("blob", ["", "=", "========", "x", "not base32!", "GEZDGNB1", "\u00e9" * 8, {"seed": SEED}])
+async def test_a_seed_that_is_none_is_refused(make_cloud, blob):
+    async with make_cloud() as cloud:
+        user = (await cloud.make("user", name="alice"))["id"]
+        body = {"credential": {"user_id": user, "type": "totp", "blob": blob}}
+        assert (await cloud.as_admin("POST", "/v3/credentials", body)).status == 400
+        kept = await cloud.make("credential", user_id=user, type="totp", blob=SEED.lower())
+        path = f"/v3/credentials/{kept['id']}"
+        assert (await cloud.as_admin("PATCH", path, {"credential": {"blob": blob}})).status == 400
+        assert (await cloud.as_admin("GET", path)).body["credential"]["blob"] == SEED.lower()
+
+
+@pytest.mark.parametrize("seed", ["", "=", "x"])
+def test_a_seed_that_is_none_has_no_passcode(seed):
+    assert passcode_at(seed, 1) is None
