@@ -51,8 +51,7 @@ class Broker:
 
     def __init__(self, path: str, name: str, peers: Iterable[str]) -> None:
         """name: "/account/container". Raises `sqlite3.DatabaseError` for a damaged file."""
-        self.path, self.name = path, name
-        self._is_container = name.count("/") == 2
+        self.path = path
         self._changed: list[tuple[object, ...]] = []             # rows of the present transaction that are not written yet
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64)
         os.chmod(path, 0o600)
@@ -64,6 +63,9 @@ class Broker:
         info = dict(self._db.execute("SELECT key, value FROM info"))
         if info.get("format", FORMAT) > FORMAT:
             raise sqlite3.DatabaseError(f"written by a newer Holdfast: format {info['format']}, this program knows {FORMAT}")
+        # whoever opens it to read after a start knows no name; without one figures would find no account, nor rows their instance
+        self.name: str = name or info.get("path", "")
+        self._is_container = self.name.count("/") == 2
         self.applied: int = info.get("applied", 0)
         self.instance: int = info.get("instance", 0)
         self.newest_us: int = info.get("newest_us", 0)           # of any row seen: how recent the figures are

@@ -18,7 +18,7 @@ from proxy.cluster import Cluster, RowPlace
 
 log = get_logger("node.stats")
 PASS_S = 1.0
-TIMEOUT_S, CLOSE_S = 10.0, 1.0
+TIMEOUT_S, CLOSE_S = 10.0, 0.1      # at the end the others may have gone already
 
 
 class StatsReporter:
@@ -33,6 +33,8 @@ class StatsReporter:
 
     def note(self, applied: Applied) -> None:
         """A database has new rows."""
+        if applied.path.count("/") != 2:
+            return                       # a database of which nobody knows whose it is
         before = self._changed.get(applied.path)
         if before is None or before.newest_us <= applied.newest_us:
             self._changed[applied.path] = applied

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 from common.clock import SystemClock
 from common.errors import DeviceUnavailable
+from container.broker import Broker
 from container.store import Applied
 from container.wire import Figures
 from node.stats import StatsReporter
@@ -64,3 +65,10 @@ async def test_what_was_not_reported_yet_is_reported_at_the_end():
     reporter.note(applied(3))
     await reporter.close()
     assert [database.rows for database in databases] == [{"c": 3}] * 3
+
+
+def test_a_database_that_is_opened_to_read_knows_its_name(tmp_path):
+    Broker(str(tmp_path / "x.db"), "/a/c", []).close()
+    broker = Broker(str(tmp_path / "x.db"), "", [])
+    assert broker.name == "/a/c" and broker._is_container
+    broker.close()
