@@ -59,7 +59,8 @@ CONTROL_RULES: dict[str, Rule] = {
         "the rule {name} says no: {expression}. The caller has the roles {roles} in project {project}",
         "give a role that the rule names, or change the rule in STATE/policy/identity.yaml"),
     "delegation.token": Rule("a token of a trust or of OAuth cannot make new credentials", "log in as the user"),
-    "delegation.expiry": Rule("what an application credential makes cannot outlive it", "ask for an earlier time, or log in as the user"),
+    "delegation.expiry": Rule(
+        "what an application credential makes cannot outlive it", "ask for an earlier time, or log in as the user"),
     "delegation.access_rules": Rule(
         "what an application credential makes is no wider than its own access rules", "choose among them, or log in as the user"),
     "delegation.app_credential": Rule(
