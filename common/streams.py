@@ -16,7 +16,7 @@ from common.frames import CREDIT, DATA, END, RESET
 WINDOW_BYTES = 1 << 20
 DOWNLOAD_WINDOW_BYTES = 256 << 10        # what a reader that is stuck holds; an upload has shown that its bytes flow
 DATA_BYTES_MAX = 256 << 10
-_PIECE_END = (1,)                        # field of a DATA frame that ends a piece
+_PIECE_END = ("piece",)                  # field of a DATA frame that ends a piece; no number, which faults take for a device
 
 
 class SendFrame(Protocol):
