@@ -56,7 +56,7 @@ class DeviceLimits:
 
     segment_bytes: int = 16 << 20
     reserve_bytes: int = 16 << 20
-    fill_max: float = 0.95               # of the file system: above it writes are refused, deletes go on
+    fill_max: float = 0.95               # of the file system: above it new bodies are refused, the rest goes on
     max_skew_us: int = 10_000_000
 
 

@@ -41,13 +41,25 @@ def test_a_thousand_stuck_uploads_take_at_most_256_mib_and_those_beyond_are_told
     assert target.request("GET", "/c/after").body == body
 
 
-@pytest.mark.all_only
-@pytest.mark.xfail(strict=True, reason="621 to 746 MiB while they are made: docs/performance.md, Bounds")
-def test_a_node_with_100_000_containers_stays_within_400_mib_also_after_a_restart(tmp_path):
+@pytest.fixture(scope="module")
+def containers_pss(tmp_path_factory):
+    """PSS of a node with 100 000 containers: while they were made last, and after a restart."""
+    root, found = tmp_path_factory.mktemp("containers") / "state", []
     for is_first in (True, False):
-        with running_node(tmp_path / "state") as target:
+        with running_node(root) as target:
             if is_first:
                 make_containers(target, 100_000, lambda line: None)
-            found = settled_pss(ProcessTree(target.root_pid))
-            assert found <= CONTAINERS_BYTES_MAX, f"{found / MIB:.0f} MiB"
+            found.append(settled_pss(ProcessTree(target.root_pid)))
             assert target.request("HEAD", "/box099999").status == 204
+    return found
+
+
+@pytest.mark.all_only
+def test_a_node_with_100_000_containers_stays_within_400_mib_after_a_restart(containers_pss):
+    assert containers_pss[1] <= CONTAINERS_BYTES_MAX, f"{containers_pss[1] / MIB:.0f} MiB"
+
+
+@pytest.mark.all_only
+@pytest.mark.xfail(strict=True, reason="621 to 746 MiB while they are made: docs/performance.md, Bounds")
+def test_a_node_stays_within_400_mib_while_100_000_containers_are_made(containers_pss):
+    assert containers_pss[0] <= CONTAINERS_BYTES_MAX, f"{containers_pss[0] / MIB:.0f} MiB"
