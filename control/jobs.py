@@ -99,8 +99,11 @@ class JobEngine:
         """
         self._is_draining = True
         self.poke()
+        deadline_s = self._clock.monotonic_s() + drain_s
+        if self._tasks:                              # a claim may be under way in a thread: what it takes is given up as well
+            await asyncio.wait(self._tasks[:1], timeout=drain_s)
         if running := [one.task for one in self._running.values()]:
-            await asyncio.wait(running, timeout=drain_s)
+            await asyncio.wait(running, timeout=max(deadline_s - self._clock.monotonic_s(), 0.0))
         rest = [*self._tasks, *(one.task for one in self._running.values())]
         for task in rest:
             task.cancel()

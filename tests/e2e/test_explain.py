@@ -66,9 +66,12 @@ def test_a_token_that_has_expired(raw):
     assert token not in is_explained(raw, answer, 401, "auth.token_expired", "demo:alice expired")
 
 
-def test_a_token_of_another_store(raw):
-    answer = ask_with(raw, "GET", "/v1/AUTH_demo", "gAAAA-of-keystone-s3cret")
-    is_explained(raw, answer, 401, "auth.token_unknown", "another cluster")
+@pytest.mark.parametrize(("token", "rule", "words"), [
+    ("0123456789abcdef-s3cret", "auth.token_unknown", "another cluster"),
+    ("gAAAA-of-keystone-s3cret", "token.forged", "another cloud")], ids=["of no form we know", "like one of identity"])
+def test_a_token_of_another_store(raw, token, rule, words):
+    answer = ask_with(raw, "GET", "/v1/AUTH_demo", token)
+    is_explained(raw, answer, 401, rule, words)
 
 
 def test_a_wrong_key_and_a_user_that_is_none(raw):

@@ -224,13 +224,13 @@ def test_foreign_projects_and_scopes_that_are_none_are_refused_as_swift_does(clo
         assert cloud.status(bad, project=project) == 401
 
 
-def test_an_acl_opens_a_container_to_a_user_of_another_project(cloud):
+def test_an_acl_opens_a_container_to_a_user_of_another_project(cloud, tools):
     user, _, token = cloud.make_user("guest")
     _, project, owner = cloud.make_user("host")
     assert cloud.status(owner, "PUT", "/c", project=project) == 201
     assert cloud.status(token, path="/c", project=project) == 403
     assert cloud.status(owner, "POST", "/c", project=project, **{"X-Container-Read": f"*:{user}"}) == 204
-    assert cloud.status(token, path="/c", project=project) == 204
+    tools.wait_until(lambda: cloud.status(token, path="/c", project=project) == 204, "reads heed it, at most a second later")
     assert cloud.status(token, "PUT", "/c/o", data=b"", project=project) == 403
     assert cloud.status(owner, "POST", "/c", project=project, **{"X-Container-Write": "of guest:guest"}) == 204
     assert cloud.status(token, "PUT", "/c/o", data=b"", project=project) == 201

@@ -4,6 +4,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import random
+import threading
 
 import pytest
 from sqlalchemy import insert, select, update
@@ -370,6 +371,32 @@ async def test_at_shutdown_the_running_step_ends_and_the_job_goes_on_elsewhere_a
     left = await shop.database.read(shop.store.find, job_id)
     assert done == ["first"] and (left.state, left.step, left.lease_owner, left.tries) == (LIVE, "second", None, 0)
     assert (await finish(shop.engine(boxes=boxes), job_id)).state == "done" and done == ["first", "second"]
+
+
+async def test_a_claim_that_is_under_way_at_shutdown_holds_nothing_afterwards(shop):
+    loop, begun, ended, go_on = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event(), threading.Event()
+    claim = shop.store.claim
+
+    def slow(*args, **kwargs):
+        loop.call_soon_threadsafe(begun.set)
+        assert go_on.wait(30)
+        try:
+            return claim(*args, **kwargs)
+        finally:
+            loop.call_soon_threadsafe(ended.set)
+
+    shop.store.claim = slow
+    job_id = await shop.create()
+    engine = shop.engine()
+    await engine.start()
+    await asyncio.wait_for(begun.wait(), 30)
+    stopping = asyncio.create_task(engine.stop(drain_s=30))
+    await asyncio.wait([stopping], timeout=0.1)          # it cannot have ended before the claim has
+    go_on.set()
+    await stopping
+    await asyncio.wait_for(ended.wait(), 30)
+    left = await shop.database.read(shop.store.find, job_id)
+    assert (left.state, left.lease_owner, left.tries) == (LIVE, None, 0)
 
 
 async def test_a_step_that_does_not_end_at_shutdown_keeps_its_lease(shop):
