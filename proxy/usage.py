@@ -1,7 +1,8 @@
 """What accounts use, counted in the memory of one worker: requests by class and bytes in and out, of one UTC day.
 
 Refused requests (401, 403) and failures of ours (5xx) are on nobody's account, nor is one about an account that has had no
-success today: else anybody could fill the memory with names. Cost: about 0.3 us per request, no allocation that stays.
+success today: else anybody could fill the memory with names. An upload that was let in and went wrong on the way counts.
+Cost: about 0.3 us per request, no allocation that stays.
 """
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ ACCOUNTS_MAX = 200_000                           # of one day and worker; those 
 OTHERS = "(others)"
 _KINDS = {"GET": READS, "HEAD": READS, "PUT": WRITES, "POST": WRITES, "COPY": WRITES, "DELETE": DELETES}
 _NOBODYS = frozenset((401, 403, 405))
+_LET_IN = frozenset((408, 422, 499))             # for a body of which something was read: who sent it may write here
 
 
 class Figures(NamedTuple):
@@ -47,7 +49,7 @@ class UsageCounter:
             return
         row = self._rows_by_name.get(parts[2])
         if row is None or status >= 400:
-            row = self._judge(parts[2], row, status)
+            row = self._judge(parts[2], row, status, is_let_in=status in _LET_IN and bool(request.body.length))
             if row is None:
                 return
         if kind == READS and request.method == "GET" and (len(parts) < 5 or not parts[4]):
@@ -56,12 +58,12 @@ class UsageCounter:
         row[RECEIVED] += request.body.length or 0
         row[SENT] += sent_bytes
 
-    def _judge(self, raw: bytes, row: list[int] | None, status: int) -> list[int] | None:
+    def _judge(self, raw: bytes, row: list[int] | None, status: int, *, is_let_in: bool) -> list[int] | None:
         """The row that this request counts in; None for none."""
         if status in _NOBODYS or status >= 500:
             return None
         if row is None:
-            if status >= 400 or not raw:
+            if (status >= 400 and not is_let_in) or not raw:
                 return None
             name = raw.decode("utf-8", "backslashreplace")
             if len(self.rows) >= ACCOUNTS_MAX:

@@ -42,6 +42,12 @@ def test_a_miss_counts_for_an_account_that_is_known_and_makes_no_other_one_known
     assert rows == {"AUTH_a": [1, 1, 0, 0, 0, 9]}
 
 
+@pytest.mark.parametrize("status", [408, 422, 499])
+def test_an_upload_that_was_let_in_and_went_wrong_counts_also_as_the_first_of_its_account(status):
+    assert counted(("PUT", "/v1/AUTH_a/c/o", status, 5, 9)) == {"AUTH_a": [0, 1, 0, 0, 5, 9]}
+    assert counted(("PUT", "/v1/AUTH_a/c/o", status, 0, 9)) == {}
+
+
 def test_every_way_to_write_a_name_is_the_same_account():
     rows = counted(*(("GET", f"/v1/{name}/c/o", 200, 0, sent)
                      for name, sent in (("AUTH_%61", 1), ("AUTH_a", 2), ("%41UTH_a", 4), ("AUTH_%61", 0))),
