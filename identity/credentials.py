@@ -184,7 +184,7 @@ def create_ec2(connection: Connection, call: Call) -> dict[str, Any]:
     """A user may have keys only where it has a role."""
     user_id, project_id = call.params["user_id"], call.body["tenant_id"]
     owner = find_row(connection, user, user_id)
-    call.enforce({"target.credential.user_id": user_id, **target_of_user(connection, owner)})
+    call.enforce({"target.credential.user_id": user_id, **target_of_user(connection, owner, now_us=call.state.clock.now_us())})
     if owner is None:
         raise missing("user", user_id)
     row = find_row(connection, project, project_id)

@@ -19,6 +19,7 @@ from identity.base import find_row, missing
 from identity.effective import SYSTEM
 from identity.groups import target_of as target_of_group
 from identity.model import ROOT, assignment, group, project, role, user
+from identity.privilege import is_privileged_place
 from identity.projects import target_of as target_of_project
 from identity.users import target_of as target_of_user
 from identity.views import show_role
@@ -55,9 +56,10 @@ def _resolve(connection: Connection, call: Call, place: Place, *, with_role: boo
     found = find_row(connection, role, call.params["role_id"]) if with_role else None
     target: dict[str, object] = {}
     if actor is not None:
-        target |= target_of_user(connection, actor) if place.actor == "user" else target_of_group(connection, actor)
+        target_of_actor = target_of_user if place.actor == "user" else target_of_group
+        target |= target_of_actor(connection, actor, now_us=call.state.clock.now_us())
     if where is not None:
-        target |= target_of_project(where) if place.target == "project" else {"target.domain.id": where.id}
+        target |= _target_of_place(connection, where, place)
     if found is not None:
         target |= {"target.role.id": found.id, "target.role.name": found.name, "target.role.domain_id": found.domain_id or None}
     call.enforce(target, rule=_rule(call, place))
@@ -72,6 +74,17 @@ def _resolve(connection: Connection, call: Call, place: Place, *, with_role: boo
         if home != found.domain_id and call.method == "PUT":
             raise Forbidden(reason="A role of a domain can be assigned only in that domain.")
     return actor_id, target_id, found
+
+
+def _target_of_place(connection: Connection, where: Row[Any], place: Place) -> dict[str, object]:
+    """A role that is inherited is one in every project below."""
+    if place.target == "domain":
+        is_privileged = place.is_inherited and is_privileged_place(connection, where.id, with_below=True)
+        return {"target.domain.id": where.id, "target.domain.is_privileged": is_privileged}
+    target = target_of_project(connection, where)
+    if place.is_inherited:
+        target["target.project.is_privileged"] = is_privileged_place(connection, where.id, with_below=True)
+    return target
 
 
 def _rule(call: Call, place: Place) -> str | None:

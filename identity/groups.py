@@ -12,7 +12,8 @@ from control.routes import Route
 from control.schema import ID_OR_NULL, TEXT, name_of, properties, wrapped
 from identity.base import add_row, change_row, drop_row, find_row, free_attributes, get_allowed, missing, new_id, same_or_absent
 from identity.model import assignment, group, membership, user
-from identity.users import check_domain, home_domain, is_privileged
+from identity.privilege import is_privileged_actor
+from identity.users import check_domain, home_domain
 from identity.users import target_of as target_of_user
 from identity.views import show_group, show_user
 
@@ -24,17 +25,17 @@ LISTING = Listing(key=group.c.id, filters={"name": group.c.name, "domain_id": gr
 _MEMBERS = Listing(key=user.c.id, filters={"name": user.c.name, "enabled": user.c.enabled}, booleans=frozenset({"enabled"}))
 
 
-def target_of(connection: Connection, row: Row[Any] | None) -> dict[str, object]:
+def target_of(connection: Connection, row: Row[Any] | None, *, now_us: int) -> dict[str, object]:
     """What rules may ask of a group."""
     if row is None:
         return {}
     return {"target.group.id": row.id, "target.group.domain_id": row.domain_id,
-            "target.group.is_privileged": is_privileged(connection, [("group", row.id)])}
+            "target.group.is_privileged": is_privileged_actor(connection, [("group", row.id)], now_us=now_us)}
 
 
 def _allowed(connection: Connection, call: Call) -> Row[Any]:
-    return get_allowed(connection, call, group, call.params["group_id"], what="group", target=lambda row: target_of(connection,
-                                                                                                                    row))
+    return get_allowed(connection, call, group, call.params["group_id"], what="group",
+                       target=lambda row: target_of(connection, row, now_us=call.state.clock.now_us()))
 
 
 def create_group(connection: Connection, call: Call) -> dict[str, Any]:
@@ -93,8 +94,9 @@ def list_members(connection: Connection, call: Call) -> dict[str, Any]:
 def _both(connection: Connection, call: Call) -> tuple[str, str]:
     """Group and user, if the caller may join them. Raises `NotFound`, `Forbidden`."""
     row, member = find_row(connection, group, call.params["group_id"]), find_row(connection, user, call.params["user_id"])
-    call.enforce({**target_of(connection, row), **target_of_user(connection, member)} if row is not None and member is not None
-                 else None)
+    now_us = call.state.clock.now_us()
+    call.enforce({**target_of(connection, row, now_us=now_us), **target_of_user(connection, member, now_us=now_us)}
+                 if row is not None and member is not None else None)
     if row is None:
         raise missing("group", call.params["group_id"])
     if member is None:

@@ -25,6 +25,7 @@ from identity.model import (
     role,
     user,
 )
+from identity.privilege import is_privileged_place
 from identity.state import Identity
 from identity.token_api import tags_of
 from identity.users import forget_user, home_domain
@@ -51,14 +52,16 @@ _DOMAINS = Listing(key=project.c.id, filters={"name": project.c.name, "enabled":
                    sorts={"name": project.c.name, "id": project.c.id})
 
 
-def target_of(row: Row[Any] | None) -> dict[str, object]:
+def target_of(connection: Connection, row: Row[Any] | None) -> dict[str, object]:
     """What rules may ask of a project."""
     return {} if row is None else {"target.project.id": row.id, "target.project.domain_id": row.domain_id,
-                                   "target.project.parent_id": row.parent_id}
+                                   "target.project.parent_id": row.parent_id,
+                                   "target.project.is_privileged": is_privileged_place(connection, row.id)}
 
 
 def _allowed(connection: Connection, call: Call) -> Row[Any]:
-    return get_allowed(connection, call, project, call.params["project_id"] or "?", what="project", target=target_of)
+    return get_allowed(connection, call, project, call.params["project_id"] or "?", what="project",
+                       target=lambda row: target_of(connection, row))
 
 
 def _shown(connection: Connection, call: Call, row: Row[Any]) -> dict[str, Any]:
@@ -74,7 +77,8 @@ def create_project(connection: Connection, call: Call) -> dict[str, Any]:
         return _create_domain_project(connection, call, given)
     parent = find_row(connection, project, given["parent_id"]) if given.get("parent_id") else None
     domain_id = given.get("domain_id") or _domain_of(parent) or home_domain(call)
-    call.enforce({"target.project.domain_id": domain_id})
+    call.enforce({"target.project.domain_id": domain_id,
+                  "target.project.is_privileged": parent is not None and is_privileged_place(connection, parent.id)})
     home = find_row(connection, project, domain_id)
     if home is None or not home.is_domain or not domain_id:
         raise missing("domain", domain_id)

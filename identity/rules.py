@@ -2,7 +2,8 @@
 
 The names are those that operators know from OpenStack. Four kinds of callers: administrators (role admin, unless their project
 confines it), readers of the whole system, readers and managers of one domain, and owners of what is theirs. A manager of a domain
-gives away the roles manager, member and reader only, and manages nobody who has another role somewhere, or any on the system.
+gives away the roles manager, member and reader only, and manages no user, group or project that is privileged: what that is says
+identity/privilege.py.
 """
 from __future__ import annotations
 
@@ -20,8 +21,7 @@ def _domain_things() -> Iterator[tuple[str, str]]:
     """Users, groups and projects: read by readers of their domain, changed by its managers."""
     for one, many in (("user", "users"), ("group", "groups"), ("project", "projects")):
         home = f"target.{one}.domain_id"
-        manages = _in_domain("manager", home) if one == "project" else (
-            f"(role:manager and domain_id:%({home})s and 'False':%(target.{one}.is_privileged)s)")
+        manages = f"(role:manager and domain_id:%({home})s and 'False':%(target.{one}.is_privileged)s)"
         yield f"identity:list_{many}", f"{_READERS} or {_in_domain('reader', 'target.domain_id')}"
         yield f"identity:get_{one}", f"{_READERS} or {_in_domain('reader', home)}"
         for action in ("create", "update", "delete"):
@@ -58,7 +58,9 @@ def _grants() -> Iterator[tuple[str, str]]:
     """In its own domain a manager gives the harmless roles to those that have no others."""
     is_inside = " and ".join((
         "role:manager", "('manager':%(target.role.name)s or 'member':%(target.role.name)s or 'reader':%(target.role.name)s)",
-        "'None':%(target.role.domain_id)s", "(domain_id:%(target.project.domain_id)s or domain_id:%(target.domain.id)s)",
+        "'None':%(target.role.domain_id)s",
+        "((domain_id:%(target.project.domain_id)s and 'False':%(target.project.is_privileged)s) or "
+        "(domain_id:%(target.domain.id)s and 'False':%(target.domain.is_privileged)s))",
         "((domain_id:%(target.user.domain_id)s and 'False':%(target.user.is_privileged)s) or "
         "(domain_id:%(target.group.domain_id)s and 'False':%(target.group.is_privileged)s))"))
     is_reader = ("(role:reader and (domain_id:%(target.project.domain_id)s or domain_id:%(target.domain.id)s) and "
@@ -113,7 +115,8 @@ def _rules() -> Iterator[tuple[str, str]]:
         yield f"identity:{name}", f"{_READERS} or {_in_domain('reader', 'target.group.domain_id')}"
     for name in ("add_user_to_group", "remove_user_from_group"):
         yield f"identity:{name}", (f"{_ADMIN} or (role:manager and domain_id:%(target.group.domain_id)s and "
-                                   "domain_id:%(target.user.domain_id)s and 'False':%(target.group.is_privileged)s)")
+                                   "domain_id:%(target.user.domain_id)s and 'False':%(target.user.is_privileged)s and "
+                                   "'False':%(target.group.is_privileged)s)")
     yield "identity:list_domains", f"{_READERS} or {_in_domain('reader', 'target.domain_id')}"
     yield "identity:get_domain", (f"{_READERS} or domain_id:%(target.domain.id)s or project_domain_id:%(target.domain.id)s")
     for name in ("list_roles", "get_role"):
@@ -122,8 +125,9 @@ def _rules() -> Iterator[tuple[str, str]]:
         yield f"identity:{name}", (f"{_READERS} or {_in_domain('reader', 'target.project.domain_id')} "
                                    "or project_id:%(target.project.id)s")
     for name in ("update_project_tags", "create_project_tag", "delete_project_tag", "delete_project_tags"):
-        yield f"identity:{name}", (f"{_ADMIN} or {_in_domain('manager', 'target.project.domain_id')} "
-                                   "or (role:manager and project_id:%(target.project.id)s)")
+        yield f"identity:{name}", (f"{_ADMIN} or (role:manager and domain_id:%(target.project.domain_id)s and "
+                                   "'False':%(target.project.is_privileged)s) or "
+                                   "(role:manager and project_id:%(target.project.id)s)")
     yield "identity:get_limit", (f"{_READERS} or project_id:%(target.limit.project_id)s or "
                                  "domain_id:%(target.limit.domain_id)s or project_domain_id:%(target.limit.domain_id)s")
     for name in ("validate_token", "check_token"):

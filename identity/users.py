@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, or_, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from common.errors import BadRequest, Conflict, NotFound, Unauthorized
 from control.app import Call
@@ -24,16 +24,16 @@ from identity.base import (
     rows_among,
     same_or_absent,
 )
-from identity.effective import load_graph, reachable
+from identity.effective import groups_of, reachable
 from identity.login import refuse_plain, verify_password
 from identity.model import DEFAULT_DOMAIN, assignment, group, membership, password_history, project, user
 from identity.passwords import check_password
+from identity.privilege import is_privileged_actor
 from identity.state import Identity
 from identity.token_api import tags_of
 from identity.views import show_group, show_project, show_user
 
 DAY_US = 86_400_000_000
-_GIVEN_BY_MANAGERS = frozenset({"manager", "member", "reader"})   # as identity/rules.py has it for grants
 _KNOWN = ("name", "domain_id", "enabled", "description", "email", "default_project_id", "password", "options",
           "password_expires_at")
 _OPTIONS = properties({
@@ -53,31 +53,18 @@ LISTING = Listing(key=user.c.id, filters={"name": user.c.name, "domain_id": user
                   booleans=frozenset({"enabled"}), sorts={"name": user.c.name, "id": user.c.id})
 
 
-def target_of(connection: Connection, row: Row[Any] | None) -> dict[str, object]:
-    """What rules may ask of a user. is_privileged: with the roles of its groups."""
+def target_of(connection: Connection, row: Row[Any] | None, *, now_us: int) -> dict[str, object]:
+    """What rules may ask of a user. is_privileged: with the roles of its groups, and of trusts that live at now_us."""
     if row is None:
         return {}
-    return {"target.user.id": row.id, "target.user.domain_id": row.domain_id, "target.user.is_privileged": is_privileged(
-        connection, [("user", row.id), *(("group", one) for one in connection.execute(
-            select(membership.c.group_id).where(membership.c.user_id == row.id)).scalars())])}
-
-
-def is_privileged(connection: Connection, actors: list[tuple[str, str]]) -> bool:
-    """Whether one of these has any role on the system, or a role anywhere that a manager of a domain may not give away.
-
-    Implied roles count. Roles of services and roles that an operator made can reach over domains: who manages a domain does not
-    manage those who have them.
-    """
-    graph = load_graph(connection)
-    rows = connection.execute(select(assignment.c.role_id, assignment.c.target_kind).where(or_(*(
-        (assignment.c.actor_kind == kind) & (assignment.c.actor_id == one) for kind, one in actors)))).all()
-    roles = graph.closure(row.role_id for row in rows)
-    return any(row.target_kind == "system" for row in rows) or any(
-        graph.names.get(one, "").lower() not in _GIVEN_BY_MANAGERS or graph.domains[one] for one in roles)
+    actors = [("user", row.id), *(("group", one) for one in groups_of(connection, row.id))]
+    return {"target.user.id": row.id, "target.user.domain_id": row.domain_id,
+            "target.user.is_privileged": is_privileged_actor(connection, actors, now_us=now_us)}
 
 
 def _allowed(connection: Connection, call: Call) -> Row[Any]:
-    return get_allowed(connection, call, user, call.params["user_id"], what="user", target=lambda row: target_of(connection, row))
+    return get_allowed(connection, call, user, call.params["user_id"], what="user",
+                       target=lambda row: target_of(connection, row, now_us=call.state.clock.now_us()))
 
 
 def home_domain(call: Call) -> str:
@@ -278,7 +265,7 @@ def list_user_groups(connection: Connection, call: Call) -> dict[str, Any]:
 def list_user_projects(connection: Connection, call: Call) -> dict[str, Any]:
     """Projects in which a user has a role."""
     row = find_row(connection, user, call.params["user_id"])
-    call.enforce({"target.user.id": call.params["user_id"], **target_of(connection, row)})
+    call.enforce({"target.user.id": call.params["user_id"], **target_of(connection, row, now_us=call.state.clock.now_us())})
     if row is None:
         raise NotFound(what="user", name=call.params["user_id"])
     projects, _, _ = reachable(connection, row.id)

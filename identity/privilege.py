@@ -1,0 +1,62 @@
+"""What a manager of a domain has no power over, although it is at home in the domain.
+
+A role is out of a manager's reach if it, or one that it implies, is none of those that managers give away: admin, service, roles
+that an operator made, roles of a domain. Whoever has such a role somewhere, or any role on the system, is privileged. So is a
+project in which somebody was given one, and whoever has any role in such a project: taking over the user would be a way in. A role
+that is inherited from the domain makes no project privileged, or an administrator of the domain would leave its manager nothing.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy import CTE, Connection, or_, select, tuple_
+
+from identity.effective import load_graph
+from identity.model import assignment, project, trust, trust_role
+from identity.wire import RoleGraph
+
+_GIVEN_BY_MANAGERS = frozenset({"manager", "member", "reader"})   # as identity/rules.py has it for grants
+
+
+def is_privileged_actor(connection: Connection, actors: list[tuple[str, str]], *, now_us: int) -> bool:
+    """Whether one of these has power beyond the domain. actors: (kind, id), a user with its groups.
+
+    What a user was trusted with counts while the trust lives. Application credentials need no look: they are worth no more than
+    what their user has at the moment.
+    """
+    graph = load_graph(connection)
+    columns = assignment.c
+    given = connection.execute(select(columns.role_id, columns.target_kind, columns.target_id, columns.is_inherited).where(
+        tuple_(columns.actor_kind, columns.actor_id).in_(actors))).all()
+    if any(row.target_kind == "system" for row in given) or _is_beyond(graph, (row.role_id for row in given)):
+        return True
+    users = [one for kind, one in actors if kind == "user"]
+    trusted = connection.execute(select(trust_role.c.role_id, trust.c.project_id).join(
+        trust, trust.c.id == trust_role.c.trust_id).where(trust.c.trustee_user_id.in_(users), trust.c.deleted_us.is_(None),
+        or_(trust.c.expires_us.is_(None), trust.c.expires_us > now_us),
+        or_(trust.c.remaining_uses.is_(None), trust.c.remaining_uses > 0))).all()
+    if _is_beyond(graph, (row.role_id for row in trusted)):
+        return True
+    direct = {row.target_id for row in given if row.target_kind == "project"} | {row.project_id for row in trusted}
+    above = {row.target_id for row in given if row.is_inherited}
+    return any(is_privileged_place(connection, one, with_below=one in above) for one in sorted(direct | above))
+
+
+def is_privileged_place(connection: Connection, place_id: str, *, with_below: bool = False) -> bool:
+    """Whether somebody was given a role out of a manager's reach in a project. with_below: or below it; takes domains as well."""
+    places = _below(place_id) if with_below else select(project.c.id).where(project.c.id == place_id).cte()
+    roles = select(assignment.c.role_id).distinct().where(assignment.c.target_kind == "project",
+                                                          assignment.c.target_id.in_(select(places.c.id)))
+    found = set(connection.execute(roles).scalars())
+    return bool(found) and _is_beyond(load_graph(connection), found)
+
+
+def _below(place_id: str) -> CTE:
+    """Ids of a project, or of a domain, and of all that is below."""
+    top = select(project.c.id).where(project.c.id == place_id).cte(recursive=True)
+    return top.union(select(project.c.id).join(top, project.c.parent_id == top.c.id))
+
+
+def _is_beyond(graph: RoleGraph, role_ids: Iterable[str]) -> bool:
+    """Whether one of these roles, with what they imply, is none that a manager of a domain may give away."""
+    return any(graph.names.get(one, "").lower() not in _GIVEN_BY_MANAGERS or graph.domains[one] for one in graph.closure(role_ids))
