@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, and_, case, literal, select, update
 
 from common.errors import BadRequest, Forbidden, NotFound, Unauthorized
 from control.app import Call
@@ -58,6 +58,7 @@ class Proof:
     access_token: Row[Any] | None = None
     totp: tuple[str, int] | None = None              # credential and time step, which works once
     tried: dict[str, Row[Any]] = field(default_factory=dict)     # users, by id, whose password or passcode was tried
+    places: list[str] = field(default_factory=list)              # users of whom a place of `identity/attempts.py` is held
     is_proven: bool = False                          # all factors are right; the scope may still be refused
 
     def is_user(self, user_id: str) -> None:
@@ -77,6 +78,9 @@ async def issue_token(call: Call) -> Answer:
         if not proof.is_proven and proof.tried:
             await call.run(lambda connection, _: _count_failures(connection, state, proof))
         raise
+    finally:
+        for user_id in proof.places:
+            state.attempts.end(user_id)
     headers = {"X-Subject-Token": encode_token(found.facts, state.keys)}
     return Answer(body=show_token(found, catalog=catalog), headers=headers)
 
@@ -144,30 +148,62 @@ def check_factors(connection: Connection, proof: Proof) -> None:
 
 async def _check_password(call: Call, given: Mapping[str, Any], proof: Proof) -> None:
     state: Identity = call.state
-    row = await call.read(lambda connection, _: find_user(connection, given["user"]))
     password = given["user"].get("password")
     if not isinstance(password, str):
         raise BadRequest(reason="Expecting to find password in user.")
-    if row is not None and not _is_locked(state, row):
-        proof.tried[row.id] = row
+    row = await _begin_try(call, given["user"], proof)
     row = await _judge_password(state, row, password)
     proof.is_user(row.id)
     _refuse_expired(state, row, proof)
     proof.password_hash = row.password_hash
 
 
-async def verify_password(call: Call, row: Row[Any] | None, password: str) -> None:
-    """For a change of the password: count what is wrong; an expired one will do. Raises `Unauthorized`.
+async def _begin_try(call: Call, given: Mapping[str, Any], proof: Proof) -> Row[Any] | None:
+    """The user that a method names, whose secret is tried next. Raises `Unauthorized`, `Overloaded`, `BadRequest`.
+
+    A login holds a place of one user: with places of two it could wait for another login that holds them the other way round.
+    """
+    state: Identity = call.state
+    row: Row[Any] | None = await call.read(lambda connection, _: find_user(connection, given))
+    if row is None or row.id in proof.places:
+        return row
+    if proof.places:
+        raise Unauthorized().because("login.users_differ")
+    row = await _take_place(call, row.id)
+    if row is not None:
+        proof.places.append(row.id)
+        if not _is_locked(state, row):
+            proof.tried[row.id] = row
+    return row
+
+
+async def _take_place(call: Call, user_id: str) -> Row[Any] | None:
+    """The user as it is now that there is a place to try a secret; without a place, None, if it has just been deleted."""
+    state: Identity = call.state
+    row: Row[Any] | None = await state.attempts.begin(
+        user_id, lambda: call.read(lambda connection, _: find_row(connection, user, user_id)),
+        lambda found: _failures_left(state, found))
+    if row is None:
+        state.attempts.end(user_id)
+    return row
+
+
+async def verify_password(call: Call, user_id: str, password: str) -> Row[Any]:
+    """For a change of the password: the user. Counts what is wrong; an expired one will do. Raises `Unauthorized`, `Overloaded`.
 
     One that is right takes no failure back: it may be one of two factors, and the other one is not asked for here.
     """
     state: Identity = call.state
+    row = await _take_place(call, user_id)
     try:
-        await _judge_password(state, row, password)
+        return await _judge_password(state, row, password)
     except Unauthorized:
         if row is not None and not _is_locked(state, row):
             await call.run(lambda connection, _: _count_failure(connection, state, row))
         raise
+    finally:
+        if row is not None:
+            state.attempts.end(row.id)
 
 
 async def _judge_password(state: Identity, row: Row[Any] | None, password: str) -> Row[Any]:
@@ -211,6 +247,14 @@ def _is_locked(state: Identity, row: Row[Any]) -> bool:
     return bool(row.failed_count >= config.lockout_failures and until_us > state.clock.now_us())
 
 
+def _failures_left(state: Identity, row: Row[Any] | None) -> int | None:
+    """Before the user is locked out. None: never, or there is nothing to be tried."""
+    config = state.config
+    if row is None or not config.lockout_failures or row.options.get("ignore_lockout_failure_attempts") or _is_locked(state, row):
+        return None
+    return config.lockout_failures - row.failed_count if row.failed_count < config.lockout_failures else config.lockout_failures
+
+
 def _count_failures(connection: Connection, state: Identity, proof: Proof) -> None:
     """A login that failed is one failure of everybody whose secret it tried."""
     for row in proof.tried.values():
@@ -219,10 +263,10 @@ def _count_failures(connection: Connection, state: Identity, proof: Proof) -> No
 
 def _count_failure(connection: Connection, state: Identity, row: Row[Any]) -> None:
     """One more, counted in the database so that many at once are not counted as one."""
-    now_us = state.clock.now_us()
-    begins_again = row.failed_us is not None and row.failed_us + state.config.lockout_s * 1_000_000 <= now_us \
-        and row.failed_count >= state.config.lockout_failures > 0
-    count = 1 if begins_again else user.c.failed_count + 1
+    now_us, config = state.clock.now_us(), state.config
+    begins_again = and_(user.c.failed_us <= now_us - config.lockout_s * 1_000_000, user.c.failed_count >= config.lockout_failures,
+                        literal(config.lockout_failures > 0))
+    count = case((begins_again, 1), else_=user.c.failed_count + 1)
     connection.execute(update(user).where(user.c.id == row.id).values(failed_count=count, failed_us=now_us))
 
 
@@ -266,21 +310,23 @@ def _find_app_credential(connection: Connection, given: Mapping[str, Any]) -> tu
 async def _check_totp(call: Call, given: Mapping[str, Any], proof: Proof) -> None:
     state: Identity = call.state
     passcode = str(given["user"].get("passcode", ""))
-    row = await call.read(lambda connection, _: find_user(connection, given["user"]))
-    if row is None:
+    row = await _begin_try(call, given["user"], proof)
+    user_id = row.id if row is not None else ""
+    rows = await call.read(lambda connection, _: connection.execute(
+        select(credential.c.id, credential.c.sealed).where(credential.c.user_id == user_id, credential.c.type == "totp")).all())
+    matching: tuple[str, int] | None = None
+    for credential_id, sealed in [tuple(found) for found in rows] or [("", state.decoy_seed)]:
+        step = matching_step(state.vault.open_text(sealed), passcode, now_s=state.clock.now_us() // 1_000_000)
+        if step is not None and credential_id:
+            matching = credential_id, step
+    if row is None:                              # all three are judged here, so that the time does not tell which it is
         raise Unauthorized().because("login.totp", is_there=False)
     if _is_locked(state, row):
         raise Unauthorized().because("login.locked", user=row.id, failures=row.failed_count)
-    proof.tried[row.id] = row
-    rows = await call.read(lambda connection, _: connection.execute(
-        select(credential).where(credential.c.user_id == row.id, credential.c.type == "totp")).all())
-    for found in rows:
-        step = matching_step(state.vault.open_text(found.sealed), passcode, now_s=state.clock.now_us() // 1_000_000)
-        if step is not None:
-            proof.totp = (found.id, step)
-            proof.is_user(row.id)
-            return
-    raise Unauthorized().because("login.totp", user=row.id)
+    if matching is None:
+        raise Unauthorized().because("login.totp", user=row.id)
+    proof.totp = matching
+    proof.is_user(row.id)
 
 
 async def _check_oauth1(call: Call, _: object, proof: Proof) -> None:

@@ -19,6 +19,7 @@ from common.errors import StorageError
 from common.log import get_logger
 from control.context import Context
 from control.db import Database, after_commit, ensure_row
+from identity.attempts import Attempts
 from identity.config import IdentityConfig
 from identity.keys import KeySet
 from identity.model import counter, revocation
@@ -47,7 +48,8 @@ class Identity:
     def __init__(self, config: IdentityConfig, database: Database, *, keys: KeySet, vault: KeySet, passwords: Passwords,
                  clock: Clock) -> None:
         self.config, self.database, self.keys, self.vault = config, database, keys, vault
-        self.passwords, self.clock = passwords, clock
+        self.passwords, self.clock, self.attempts = passwords, clock, Attempts()
+        self.decoy_seed = vault.seal_text("A" * 32)          # opened where a user has none, which takes as long
         self.refuses_plain_logins = False                    # a password would cross the network in clear
         self.generation = 0
         self._revoked: dict[tuple[str, str], int] = {}       # what was revoked, and how high the counter was then

@@ -217,9 +217,7 @@ async def change_password(call: Call) -> None:
     refuse_plain(call)
     given, state = call.body["user"], call.state
     user_id = call.params["user_id"]
-    row: Row[Any] | None = await call.read(lambda connection, _: find_row(connection, user, user_id))
-    await verify_password(call, row, given["original_password"])
-    assert row is not None
+    row = await verify_password(call, user_id, given["original_password"])
     if not row.enabled:
         raise Unauthorized().because("login.disabled", user=user_id)
     if row.options.get("lock_password"):
