@@ -1,7 +1,8 @@
 """How many secrets of one user are tried at the same moment: no more than failures are left before the user is locked out.
 
 A failure is counted in the database after the hash, which takes 50 ms. Without this, as many guesses as arrive meanwhile would all
-be tried. Who finds no place waits until one is free and looks again; so many right passwords at once are all taken, a few at a time.
+be tried. Who finds no place waits until one is free and looks again; so many right passwords at once are all taken, a few at
+a time.
 Counted per process: each of several API processes on one database adds its own tries, at most `lockout_failures`.
 """
 from __future__ import annotations

@@ -75,7 +75,8 @@ async def test_many_logins_with_the_right_password_at_once_all_succeed(make_clou
 async def test_a_login_that_names_two_users_holds_up_neither(make_cloud):
     async with make_cloud(lockout_failures=1, lockout_s=60) as cloud:
         one, two = [(await cloud.make("user", name=name, password=name))["id"] for name in ("one", "two")]
-        both = [{**by_password(a, "x"), **by_code(b, "000000"), "methods": ["password", "totp"]} for a, b in ((one, two), (two, one))]
+        both = [{**by_password(a, "x"), **by_code(b, "000000"), "methods": ["password", "totp"]}
+                for a, b in ((one, two), (two, one))]
         async with asyncio.timeout(20):
             answers = await asyncio.gather(*(cloud.try_login(body) for body in both * 5))
         assert {answer.status for answer in answers} == {401} and not cloud.state.attempts._users
