@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ class Archive(Protocol):
     def names(self) -> list[str]:
         """All of them."""
 
+    def strange(self) -> list[str]:
+        """What is there besides: links, devices and the like, and a name that is there twice. Directories are no matter."""
+
     def open(self, name: str) -> IO[bytes]:
         """Raises `OSError`, `KeyError`."""
 
@@ -44,8 +48,21 @@ class DirectoryArchive:
         self._root = root
 
     def names(self) -> list[str]:
-        found = (path for path in self._root.rglob("*") if path.is_file() and not path.is_symlink())
-        return sorted(str(path.relative_to(self._root)) for path in found)
+        return [name for name, mode in self._entries() if stat.S_ISREG(mode)]
+
+    def strange(self) -> list[str]:
+        return [name for name, mode in self._entries() if not stat.S_ISREG(mode)]
+
+    def _entries(self) -> list[tuple[str, int]]:
+        """(path, mode) of all that is no directory; a link to a directory is a link, and is not followed."""
+        found = []
+        for directory, below, files in os.walk(self._root):
+            for name in (*below, *files):
+                path = Path(directory, name)
+                mode = path.lstat().st_mode
+                if not stat.S_ISDIR(mode):
+                    found.append((str(path.relative_to(self._root)), mode))
+        return sorted(found)
 
     def open(self, name: str) -> IO[bytes]:
         return (self._root / name).open("rb")
@@ -57,16 +74,22 @@ class TarArchive:
     def __init__(self, path: Path) -> None:
         self._tar = tarfile.open(path, "r:")             # noqa: SIM115 - open as long as this is used
         self._members: dict[str, tarfile.TarInfo] = {}
+        self._strange: list[str] = []
         self.damage = ""
         try:
             for member in self._tar:
-                if member.isfile():
+                if not member.isdir() and (not member.isfile() or member.name in self._members):
+                    self._strange.append(member.name)
+                elif member.isfile():
                     self._members[member.name] = member
         except (tarfile.TarError, EOFError, OSError) as error:
             self.damage = str(error)
 
     def names(self) -> list[str]:
         return sorted(self._members)
+
+    def strange(self) -> list[str]:
+        return sorted(self._strange)
 
     def open(self, name: str) -> IO[bytes]:
         found = self._tar.extractfile(self._members[name])
@@ -149,6 +172,8 @@ def find_damage(archive: Archive, manifest: Manifest) -> Iterator[str]:
             yield f"{name} is damaged: its checksum does not match"
     for name in sorted(names - set(files) - {MANIFEST}):
         yield f"{name} does not belong to the backup"
+    for name in archive.strange():
+        yield f"{name} does not belong to the backup: it is no plain file, or is there twice"
     damage = getattr(archive, "damage", "")
     if damage:
         yield f"the archive is cut short or broken: {damage}"

@@ -243,6 +243,35 @@ def test_files_that_are_missing_added_or_swapped_are_named(node, tmp_path):
     assert "state/secrets/extra does not belong to the backup" in caught.value.fields["problems"]
 
 
+@pytest.mark.parametrize("kind", ["link", "dangling", "link to a directory", "pipe", "link instead of a file"])
+def test_what_is_no_plain_file_is_refused_in_a_directory(node, tmp_path, kind):
+    back_up(node.loaded, node.root, tmp_path / "b")
+    verify_backup(tmp_path / "b")
+    added = tmp_path / "b/state/secrets/extra"
+    if kind == "pipe":
+        os.mkfifo(added)
+    elif kind == "link instead of a file":
+        added = tmp_path / "b/state/cluster.json"
+        added.rename(tmp_path / "elsewhere")
+        added.symlink_to(tmp_path / "elsewhere")
+    else:
+        added.symlink_to({"link": "/etc/hostname", "dangling": "nowhere", "link to a directory": "/etc"}[kind])
+    with pytest.raises(Corruption, match="does not belong to the backup"):
+        verify_backup(tmp_path / "b")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, "twice"])
+def test_what_is_no_plain_file_or_is_there_twice_is_refused_in_an_archive(node, kind):
+    verify_backup(node.archive)
+    with tarfile.open(node.archive, "a:") as tar:
+        member = tarfile.TarInfo("state/cluster.json" if kind == "twice" else "state/secrets/extra")
+        if kind != "twice":
+            member.type, member.linkname = kind, "state/cluster.json"
+        tar.addfile(member)
+    with pytest.raises(Corruption, match="does not belong to the backup"):
+        verify_backup(node.archive)
+
+
 def test_a_manifest_that_leads_out_of_the_archive_is_refused(node, tmp_path):
     back_up(node.loaded, node.root, tmp_path / "b")
     stored = json.loads((tmp_path / "b" / MANIFEST).read_text())
