@@ -52,7 +52,7 @@ def access_digest(access: str) -> str:
 def show_credential(call: Call, row: Row[Any]) -> dict[str, Any]:
     """With its secret: only owner and administrator get to see it."""
     return {**row.extra, "id": row.id, "user_id": row.user_id, "project_id": row.project_id, "type": row.type,
-            "blob": call.state.vault.open_text(row.sealed), "links": self_link(call, f"credentials/{row.id}")}
+            "blob": call.state.vault.open_text(row.sealed), "links": self_link(call, "credentials", row.id)}
 
 
 def _target(row: Row[Any] | None) -> dict[str, object]:
@@ -72,6 +72,8 @@ def create_credential(connection: Connection, call: Call) -> dict[str, Any]:
         blob, digest = _checked_ec2(blob)
         if project_id is None:
             raise BadRequest(reason="An ec2 credential needs a project_id.")
+        if not call.may(rule="admin_required"):
+            _refuse_without_role(connection, user_id, project_id)
     _refuse_beyond(call, given["type"], project_id)
     if given["type"] == "totp":
         _check_seed(blob)
@@ -99,6 +101,12 @@ def _checked_ec2(blob: str) -> tuple[str, str]:
     if not isinstance(access, str) or not isinstance(secret, str) or not access or not secret:
         raise BadRequest(reason="access and secret are strings that are not empty.")
     return json.dumps({"access": access, "secret": secret}), access_digest(access)
+
+
+def _refuse_without_role(connection: Connection, user_id: str, project_id: str) -> None:
+    """Raises `Forbidden`, for a project that is not there as well."""
+    if not effective_roles(connection, user_id, "project", project_id):
+        raise Forbidden(reason="The user has no role in this project.").because("ec2.no_role", user=user_id, project=project_id)
 
 
 def _check_seed(blob: str) -> None:
@@ -177,7 +185,7 @@ def show_ec2(call: Call, row: Row[Any]) -> dict[str, Any]:
     fields = json.loads(call.state.vault.open_text(row.sealed))
     return {"access": fields["access"], "secret": fields["secret"], "user_id": row.user_id, "tenant_id": row.project_id,
             "trust_id": row.trust_id, "app_cred_id": row.app_credential_id,
-            "links": self_link(call, f"users/{row.user_id}/credentials/OS-EC2/{fields['access']}")}
+            "links": self_link(call, "users", row.user_id, "credentials", "OS-EC2", fields["access"])}
 
 
 def create_ec2(connection: Connection, call: Call) -> dict[str, Any]:
@@ -191,8 +199,7 @@ def create_ec2(connection: Connection, call: Call) -> dict[str, Any]:
     if row is None or row.is_domain:
         raise missing("project", project_id)
     _refuse_beyond(call, "ec2", project_id)
-    if not effective_roles(connection, user_id, "project", project_id):
-        raise Forbidden(reason="The user has no role in this project.").because("ec2.no_role", user=user_id, project=project_id)
+    _refuse_without_role(connection, user_id, project_id)
     access, secret = secrets.token_hex(16), secrets.token_hex(16)
     made = _add(connection, call, digest=access_digest(access), user_id=user_id, project_id=project_id, kind="ec2",
                 blob=json.dumps({"access": access, "secret": secret}), extra={})

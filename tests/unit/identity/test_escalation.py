@@ -463,3 +463,22 @@ async def test_a_token_that_was_handed_out_ends_itself_and_no_other(make_cloud, 
         assert (await cloud.call("GET", "/v3/auth/projects", token=token)).status == 200
         assert (await cloud.call("DELETE", "/v3/auth/tokens", token=handed, X_Subject_Token=handed)).status == 204
         assert (await cloud.call("GET", "/v3/auth/projects", token=handed)).status == 401
+
+
+async def test_a_user_makes_s3_keys_only_for_projects_in_which_it_has_a_role(make_cloud):
+    async with make_cloud() as cloud:
+        alice, project, token = await cloud.member()
+        bob = (await cloud.make("user", name="bob of none", password="b"))["id"]
+
+        async def make(project_id):
+            given = {"type": "ec2", "blob": {"access": f"of {project_id}", "secret": "s"}, "project_id": project_id}
+            return await cloud.call("POST", "/v3/credentials", {"credential": given}, token=token)
+
+        foreign = (await cloud.as_admin("GET", "/v3/projects?name=admin")).body["projects"][0]["id"]
+        for project_id in (foreign, "demo", "not there", "default"):
+            assert (await make(project_id)).status == 403
+        assert (await make(project)).status == 201
+        given = {"type": "ec2", "blob": {"access": "b", "secret": "s"}, "project_id": project, "user_id": bob}
+        assert (await cloud.as_admin("POST", "/v3/credentials", {"credential": given})).status == 201, "an administrator knows"
+        stored = (await cloud.as_admin("GET", f"/v3/credentials?user_id={alice}")).body["credentials"]
+        assert [one["project_id"] for one in stored] == [project]
