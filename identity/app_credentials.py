@@ -48,7 +48,7 @@ def show(connection: Connection, call: Call, row: Row[Any]) -> dict[str, Any]:
              "expires_at": None if row.expires_us is None else format_naive(row.expires_us), "system": None,
              "unrestricted": row.unrestricted,
              "roles": [{"id": one.id, "name": one.name, "domain_id": one.domain_id or None} for one in roles],
-             "links": self_link(call, f"users/{row.user_id}/application_credentials/{row.id}")}
+             "links": self_link(call, "users", row.user_id, "application_credentials", row.id)}
     if rules:
         shown["access_rules"] = [_show_rule(one) for one in rules]
     return shown
@@ -217,7 +217,7 @@ def list_rules(connection: Connection, call: Call) -> dict[str, Any]:
         if name in ("service", "path", "method"):
             statement = statement.where(access_rule.c[name] == value)
     rows = connection.execute(statement).all()
-    return {"access_rules": [{**_show_rule(row), "links": self_link(call, f"users/{row.user_id}/access_rules/{row.id}")}
+    return {"access_rules": [{**_show_rule(row), "links": self_link(call, "users", row.user_id, "access_rules", row.id)}
                              for row in rows], "links": link_map(call.url, call.query, None)}
 
 
@@ -233,7 +233,7 @@ def _own_rule(connection: Connection, call: Call) -> Row[Any]:
 def get_rule(connection: Connection, call: Call) -> dict[str, Any]:
     """One."""
     row = _own_rule(connection, call)
-    return {"access_rule": {**_show_rule(row), "links": self_link(call, f"users/{row.user_id}/access_rules/{row.id}")}}
+    return {"access_rule": {**_show_rule(row), "links": self_link(call, "users", row.user_id, "access_rules", row.id)}}
 
 
 def delete_rule(connection: Connection, call: Call) -> None:

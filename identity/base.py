@@ -4,6 +4,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, Table, delete, insert, select, update
 
@@ -121,6 +122,11 @@ def rows_among(connection: Connection, statement: Select[Any], column: ColumnEle
             for row in connection.execute(statement.where(column.in_(ordered[begin:begin + _IDS_MAX])).order_by(column))]
 
 
-def self_link(call: Call, path: str) -> dict[str, str]:
+def self_link(call: Call, *parts: str) -> dict[str, str]:
     """`links` of a resource."""
-    return {"self": f"{call.base}/v3/{path}"}
+    return {"self": link_to(call, *parts)}
+
+
+def link_to(call: Call, *parts: str) -> str:
+    """A URL below /v3. Clients chose some of the ids that are parts of paths: a slash or a question mark in one is escaped."""
+    return "/".join((f"{call.base}/v3", *(quote(part, safe="") for part in parts)))

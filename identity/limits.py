@@ -40,7 +40,7 @@ def show_registered(call: Call, row: Row[Any]) -> dict[str, Any]:
     """A default."""
     return {"id": row.id, "service_id": row.service_id, "region_id": row.region_id, "resource_name": row.resource_name,
             "default_limit": row.default_limit, "description": row.description, "links": self_link(call,
-                                                                                                   f"registered_limits/{row.id}")}
+                                                                                                   "registered_limits", row.id)}
 
 
 def create_registered(connection: Connection, call: Call) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def show_limit(call: Call, row: Row[Any]) -> dict[str, Any]:
     """What one project or domain has instead of the default."""
     return {"id": row.id, "project_id": row.project_id, "domain_id": row.domain_id, "service_id": row.service_id,
             "region_id": row.region_id, "resource_name": row.resource_name, "resource_limit": row.resource_limit,
-            "description": row.description, "links": self_link(call, f"limits/{row.id}")}
+            "description": row.description, "links": self_link(call, "limits", row.id)}
 
 
 def create_limits(connection: Connection, call: Call) -> dict[str, Any]:

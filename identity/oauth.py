@@ -39,7 +39,7 @@ _AUTHORIZE = wrapped("roles", {"type": "array", "minItems": 1, "maxItems": 100, 
 
 def show_consumer(call: Call, row: Row[Any]) -> dict[str, Any]:
     """Without its secret."""
-    return {**row.extra, "id": row.id, "description": row.description, "links": self_link(call, f"OS-OAUTH1/consumers/{row.id}")}
+    return {**row.extra, "id": row.id, "description": row.description, "links": self_link(call, "OS-OAUTH1", "consumers", row.id)}
 
 
 def create_consumer(connection: Connection, call: Call) -> dict[str, Any]:
@@ -169,10 +169,10 @@ async def check_access_signature(call: Call) -> Row[Any]:
 
 def show_access_token(call: Call, row: Row[Any]) -> dict[str, Any]:
     """Without its secret."""
-    path = f"users/{row.user_id}/OS-OAUTH1/access_tokens/{row.id}"
+    path = "users", row.user_id, "OS-OAUTH1", "access_tokens", row.id
     return {"id": row.id, "consumer_id": row.consumer_id, "project_id": row.project_id, "authorizing_user_id": row.user_id,
-            "expires_at": format_optional(row.expires_us), "links": {**self_link(call, path),
-                                                                     "roles": self_link(call, path + "/roles")["self"]}}
+            "expires_at": format_optional(row.expires_us), "links": {**self_link(call, *path),
+                                                                     "roles": self_link(call, *path, "roles")["self"]}}
 
 
 def list_access_tokens(connection: Connection, call: Call) -> dict[str, Any]:

@@ -22,7 +22,7 @@ LISTING = Listing(key=policy.c.id, filters={"type": policy.c.type})
 def show(call: Call, row: Row[Any]) -> dict[str, Any]:
     """A policy."""
     return {**row.extra, "id": row.id, "type": row.type, "blob": json.loads(row.blob),
-            "links": self_link(call, f"policies/{row.id}")}
+            "links": self_link(call, "policies", row.id)}
 
 
 def create(connection: Connection, call: Call) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from common.errors import BadRequest
 from control.app import Call
 from control.listing import link_map
 from control.routes import Route
+from identity.base import link_to
 from identity.effective import SYSTEM, RoleGraph, ancestors_of, groups_of, load_graph
 from identity.model import assignment, group, membership, project, role, user
 from identity.projects import subtree_of
@@ -175,13 +176,13 @@ def _show(call: Call, entry: Entry, names: _Names | None) -> dict[str, Any]:
     actor_kind, actor_id = ("group", entry.group_id) if entry.group_id else (entry.actor_kind, entry.actor_id)
     role_id = entry.prior_id or entry.role_id
     inherited = entry.is_inherited or entry.source is not None
-    where = "system" if kind == "system" else f"{kind}s/{target_id}"
-    links = {"assignment": f"{call.base}/v3/{'OS-INHERIT/' if inherited else ''}{where}/{actor_kind}s/{actor_id}/roles/{role_id}"
-                           f"{'/inherited_to_projects' if inherited else ''}"}
+    where = ("system",) if kind == "system" else (f"{kind}s", target_id)
+    path = (*where, f"{actor_kind}s", actor_id, "roles", role_id)
+    links = {"assignment": link_to(call, *(("OS-INHERIT", *path, "inherited_to_projects") if inherited else path))}
     if entry.group_id:
-        links["membership"] = f"{call.base}/v3/groups/{entry.group_id}/users/{entry.actor_id}"
+        links["membership"] = link_to(call, "groups", entry.group_id, "users", entry.actor_id)
     if entry.prior_id:
-        links["prior_role"] = f"{call.base}/v3/prior_role/{entry.prior_id}/implies/{entry.role_id}"
+        links["prior_role"] = link_to(call, "prior_role", entry.prior_id, "implies", entry.role_id)
     scope: dict[str,
                 Any] = {"system": {"all": True}} if entry.target_kind == "system" else {entry.target_kind: mention(entry.target_id)}
     if inherited:

@@ -110,12 +110,12 @@ def _pair(connection: Connection, call: Call) -> tuple[Row[Any], Row[Any]]:
 
 
 def _mention(call: Call, row: Row[Any]) -> dict[str, Any]:
-    return {"id": row.id, "name": row.name, "description": row.description, "links": self_link(call, f"roles/{row.id}")}
+    return {"id": row.id, "name": row.name, "description": row.description, "links": self_link(call, "roles", row.id)}
 
 
 def _inference(call: Call, prior: Row[Any], implied: Row[Any]) -> dict[str, Any]:
     return {"role_inference": {"prior_role": _mention(call, prior), "implies": _mention(call, implied)},
-            "links": self_link(call, f"roles/{prior.id}/implies/{implied.id}")}
+            "links": self_link(call, "roles", prior.id, "implies", implied.id)}
 
 
 def create_implication(connection: Connection, call: Call) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def list_implications(connection: Connection, call: Call) -> dict[str, Any]:
     """What one role implies."""
     call.enforce()
     prior = get_row(connection, role, call.params["role_id"], what="role")
-    return {"role_inference": _of_prior(connection, call, prior), "links": self_link(call, f"roles/{prior.id}/implies")}
+    return {"role_inference": _of_prior(connection, call, prior), "links": self_link(call, "roles", prior.id, "implies")}
 
 
 def _of_prior(connection: Connection, call: Call, prior: Row[Any]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ _GROUPS = Listing(key=endpoint_group.c.id, filters={"name": endpoint_group.c.nam
 
 def show_service(call: Call, row: Row[Any]) -> dict[str, Any]:
     """A service."""
-    shown = {**row.extra, "id": row.id, "type": row.type, "enabled": row.enabled, "links": self_link(call, f"services/{row.id}")}
+    shown = {**row.extra, "id": row.id, "type": row.type, "enabled": row.enabled, "links": self_link(call, "services", row.id)}
     for name in ("name", "description"):
         if getattr(row, name) is not None:
             shown[name] = getattr(row, name)
@@ -109,7 +109,7 @@ def show_endpoint(call: Call, row: Row[Any]) -> dict[str, Any]:
     """An endpoint."""
     return {**row.extra, "id": row.id, "interface": row.interface, "url": row.url, "enabled": row.enabled,
             "service_id": row.service_id,
-            "region_id": row.region_id, "region": row.region_id, "links": self_link(call, f"endpoints/{row.id}")}
+            "region_id": row.region_id, "region": row.region_id, "links": self_link(call, "endpoints", row.id)}
 
 
 def create_endpoint(connection: Connection, call: Call) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def delete_endpoint(connection: Connection, call: Call) -> None:
 def show_region(call: Call, row: Row[Any]) -> dict[str, Any]:
     """A region."""
     return {**row.extra, "id": row.id, "description": row.description, "parent_region_id": row.parent_region_id,
-            "links": self_link(call, f"regions/{row.id}")}
+            "links": self_link(call, "regions", row.id)}
 
 
 def create_region(connection: Connection, call: Call) -> dict[str, Any]:
@@ -263,7 +263,7 @@ def delete_region(connection: Connection, call: Call) -> None:
 def show_group(call: Call, row: Row[Any]) -> dict[str, Any]:
     """A group of endpoints."""
     return {"id": row.id, "name": row.name, "description": row.description, "filters": row.filters,
-            "links": self_link(call, f"OS-EP-FILTER/endpoint_groups/{row.id}")}
+            "links": self_link(call, "OS-EP-FILTER", "endpoint_groups", row.id)}
 
 
 def create_group(connection: Connection, call: Call) -> dict[str, Any]:

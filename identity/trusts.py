@@ -37,7 +37,7 @@ def show(connection: Connection, call: Call, row: Row[Any], *, with_roles: bool 
              "project_id": row.project_id, "impersonation": row.impersonation,
              "expires_at": format_optional(row.expires_us), "remaining_uses": row.remaining_uses,
              "redelegation_count": row.redelegation_count, "deleted_at": format_optional(row.deleted_us),
-             "redelegated_trust_id": row.redelegated_trust_id, "links": self_link(call, f"OS-TRUST/trusts/{row.id}")}
+             "redelegated_trust_id": row.redelegated_trust_id, "links": self_link(call, "OS-TRUST", "trusts", row.id)}
     if with_roles:
         shown["roles"] = [_mention(call, one) for one in _roles(connection, row.id)]
         shown["roles_links"] = {"self": f"{call.base}/v3/OS-TRUST/trusts/{row.id}/roles", "next": None, "previous": None}
@@ -45,7 +45,7 @@ def show(connection: Connection, call: Call, row: Row[Any], *, with_roles: bool 
 
 
 def _mention(call: Call, row: Row[Any]) -> dict[str, Any]:
-    return {"id": row.id, "name": row.name, "domain_id": row.domain_id or None, "links": self_link(call, f"roles/{row.id}")}
+    return {"id": row.id, "name": row.name, "domain_id": row.domain_id or None, "links": self_link(call, "roles", row.id)}
 
 
 def _roles(connection: Connection, trust_id: str) -> list[Row[Any]]:

@@ -56,7 +56,7 @@ def show_user(call: Call, row: Row[Any]) -> dict[str, Any]:
     """Never the password."""
     shown = {**row.extra, "id": row.id, "name": row.name, "domain_id": row.domain_id, "enabled": row.enabled,
              "password_expires_at": format_optional(row.password_expires_us), "options": row.options,
-             "links": self_link(call, f"users/{row.id}")}
+             "links": self_link(call, "users", row.id)}
     for name in ("description", "email", "default_project_id"):
         if getattr(row, name) is not None:
             shown[name] = getattr(row, name)
@@ -68,13 +68,13 @@ def show_project(call: Call, row: Row[Any], tags: list[str]) -> dict[str, Any]:
     return {**row.extra, "id": row.id, "name": row.name, "domain_id": None if row.is_domain else row.domain_id,
             "parent_id": None if row.is_domain else row.parent_id, "is_domain": row.is_domain, "enabled": row.enabled,
             "description": row.description or "", "tags": tags, "options": _public_options(row.options),
-            "links": self_link(call, f"projects/{row.id}")}
+            "links": self_link(call, "projects", row.id)}
 
 
 def show_domain(call: Call, row: Row[Any], tags: list[str]) -> dict[str, Any]:
     """A domain as itself."""
     return {**row.extra, "id": row.id, "name": row.name, "enabled": row.enabled, "description": row.description or "", "tags": tags,
-            "options": _public_options(row.options), "links": self_link(call, f"domains/{row.id}")}
+            "options": _public_options(row.options), "links": self_link(call, "domains", row.id)}
 
 
 def _public_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,10 +84,10 @@ def _public_options(options: Mapping[str, Any]) -> dict[str, Any]:
 def show_group(call: Call, row: Row[Any]) -> dict[str, Any]:
     """A group."""
     return {**row.extra, "id": row.id, "name": row.name, "domain_id": row.domain_id, "description": row.description or "",
-            "links": self_link(call, f"groups/{row.id}")}
+            "links": self_link(call, "groups", row.id)}
 
 
 def show_role(call: Call, row: Row[Any]) -> dict[str, Any]:
     """domain_id is null for a role that belongs to none."""
     return {**row.extra, "id": row.id, "name": row.name, "domain_id": None if row.domain_id == ROOT else row.domain_id,
-            "description": row.description, "options": row.options, "links": self_link(call, f"roles/{row.id}")}
+            "description": row.description, "options": row.options, "links": self_link(call, "roles", row.id)}

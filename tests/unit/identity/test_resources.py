@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import pytest
+from yarl import URL
 
 
 @pytest.mark.parametrize(("kind", "fields"), [
@@ -208,6 +209,20 @@ async def test_many_creations_of_one_name_at_once_make_one(make_cloud):
     async with make_cloud() as cloud:
         answers = await asyncio.gather(*(cloud.as_admin("POST", "/v3/projects", {"project": {"name": "same"}}) for _ in range(8)))
         assert sorted(answer.status for answer in answers) == [201] + [409] * 7
+
+
+@pytest.mark.parametrize("name", ["a b", "a/b", "a?b=c#d", "100%", "%2F", "ö", "a;b", "../x"])
+async def test_links_lead_to_what_a_client_named_whatever_is_in_the_name(make_cloud, name):
+    async with make_cloud() as cloud:
+        made = await cloud.make("region", id=name)
+        key = {"type": "ec2", "blob": {"access": name, "secret": "s"}, "project_id": "demo"}
+        admin = (await cloud.make("credential", **key))["user_id"]
+        ec2 = (await cloud.as_admin("GET", f"/v3/users/{admin}/credentials/OS-EC2")).body["credentials"][0]
+        for link, word in ((made["links"]["self"], "region"), (ec2["links"]["self"], "credential")):
+            path = URL(link[link.index("/v3/"):], encoded=True)
+            answer = await cloud.as_admin("GET", path)
+            assert answer.status == 200 and answer.body[word]["links"]["self"] == link
+            assert name in (answer.body[word].get("id"), answer.body[word].get("access"))
 
 
 async def test_an_answer_never_shows_hashes_or_sealed_columns(make_cloud):
