@@ -71,12 +71,14 @@ class RpcClient:
     """
 
     def __init__(self, connect: Connect, *, credentials: Credentials, expected: str = "", faults: FaultRules | None = None,
-                 rng: random.Random | None = None, is_bulk: bool = False) -> None:
+                 rng: random.Random | None = None, is_bulk: bool = False, backoff_s_max: float | None = None) -> None:
+        """backoff_s_max: between two attempts to connect; for a peer on the same node, where an attempt costs nothing."""
         self.credentials, self.expected, self.faults = credentials, expected, faults
         self.peer: Peer | None = None                            # of the last connection
         self._connect = connect
         self._rng = rng or random.Random()
         self._is_bulk = is_bulk
+        self._backoff_s_max = backoff_s_max
         self._bulk: RpcClient | None = None
         self._loop = asyncio.get_running_loop()
         self._link: Link | None = None
@@ -378,7 +380,8 @@ class RpcClient:
                 if self._loop.time() - opened_s >= STABLE_S:
                     failures = 0
             if failures:
-                longest_s = min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2 ** min(failures - 1, 10))
+                bound_s = BACKOFF_S_MAX if self._backoff_s_max is None else self._backoff_s_max
+                longest_s = min(bound_s, BACKOFF_S_MIN * 2 ** min(failures - 1, 10))
                 await asyncio.sleep(longest_s * self._rng.uniform(0.5, 1.0))
             failures += 1
 

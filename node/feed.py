@@ -40,7 +40,7 @@ class FeedReader:
     def __init__(self, facts: IdentityFacts, connect: Connect, credentials: Credentials, *, grace_s: float) -> None:
         """grace_s: for its words only; the limit is kept where tokens are judged."""
         self._facts, self._grace_s = facts, grace_s
-        self._client = RpcClient(connect, credentials=credentials)
+        self._client = RpcClient(connect, credentials=credentials, backoff_s_max=_PAUSE_S)
         self._client.expect_end()                        # what it would warn of is told here, in words of its own
         self._epoch, self._position = "", 0
         self._is_told = False

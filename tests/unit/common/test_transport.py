@@ -225,6 +225,28 @@ async def test_calls_made_without_a_connection_are_bounded(tmp_path, monkeypatch
         await client.call(ECHO, [], timeout_s=T)
 
 
+@pytest.mark.parametrize(("given", "longest_s"), [({}, 1.0), ({"backoff_s_max": 0.2}, 0.2)])
+async def test_pauses_between_attempts_grow_up_to_their_bound(monkeypatch, given, longest_s):
+    pauses, enough, sleep = [], asyncio.Event(), asyncio.sleep
+
+    async def note_pause(pause_s):
+        pauses.append(pause_s)
+        if len(pauses) == 20:
+            enough.set()
+        await sleep(0)
+
+    async def connect(make):
+        raise ConnectionRefusedError("nobody there")
+
+    monkeypatch.setattr("common.rpc_client.asyncio.sleep", note_pause)
+    client = RpcClient(connect, credentials=credentials("n1/w0"), **given)
+    client.call(ECHO, [], timeout_s=T).cancel()
+    async with asyncio.timeout(T):
+        await enough.wait()
+    await client.close()
+    assert 0.5 * longest_s <= max(pauses) <= longest_s and max(pauses[:1]) <= 0.1
+
+
 @pytest.mark.parametrize("is_ending", [False, True])
 async def test_a_peer_that_is_away_is_told_of_unless_all_stop(monkeypatch, is_ending):
     monkeypatch.setattr("common.rpc_client.BACKOFF_S_MAX", 0.0)
