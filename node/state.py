@@ -106,9 +106,12 @@ class NodeState:
 
 
 def prepare_directory(root: Path) -> None:
-    """Make the directory and what is needed to lock it. Raises `ConfigError` if it cannot be written, or is for something else."""
+    """Make the directory and what is needed to lock it. Raises `ConfigError` if it cannot be written, or is for something else.
+
+    One that is made is for its owner only: names of objects and their bodies are in it. One that is there keeps its mode.
+    """
     try:
-        root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
         _refuse_foreign(root)
         (root / "run").mkdir(mode=0o700, exist_ok=True)
         if not os.access(root, os.W_OK | os.X_OK):

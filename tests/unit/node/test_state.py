@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from dataclasses import replace
 
 import pytest
@@ -65,6 +66,22 @@ def test_replicas_are_as_many_as_devices_allow(tmp_path, devices, replicas):
     state = start(tmp_path, devices=devices)
     assert {ring.replica_count for ring in load_rings(state).values()} == {replicas}
     assert state.replicas_of("object-0") == replicas
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
+def test_a_state_directory_that_is_made_is_for_its_owner_only(tmp_path, mask):
+    old_mask = os.umask(mask)
+    try:
+        prepare_directory(tmp_path / "new" / "state")
+    finally:
+        os.umask(old_mask)
+    assert stat.S_IMODE((tmp_path / "new" / "state").stat().st_mode) == 0o700
+
+
+def test_a_state_directory_that_is_there_keeps_its_mode(tmp_path):
+    tmp_path.chmod(0o750)
+    prepare_directory(tmp_path)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o750
 
 
 class Crash(BaseException):
