@@ -20,20 +20,20 @@ from typing import Any
 from common.address import Address, parse_address
 from common.clock import Clock
 from common.config import Loaded
-from common.errors import ConfigError, DeadlineExceeded, StorageError, TransportLost, error_from_wire
+from common.errors import ConfigError, StorageError, TransportLost, error_from_wire
 from common.log import get_logger
 from common.metrics import Snapshot
 from node.channel import Channel
 from node.config import HoldfastConfig
 from node.endpoint import local_address
 from node.listeners import bind_again, bind_listeners, check_free
+from node.pulse import PULSE_S, Pulse
 from node.spawner import ROOT
 from node.state import NodeState
 from node.supervisor import restart_delay_s, wait_gone
 from node.worker import pack_config
 
 _BACKLOG = 1_024
-_PULSE_S, _SILENT_S = 10.0, 60.0
 _CALL_S, _RELOAD_S, _STOP_S = 5.0, 60.0, 12.0
 _START = "import sys; sys.path.insert(0, sys.argv.pop()); from node.control_main import main; main()"
 _log = get_logger("node.control")
@@ -75,6 +75,7 @@ class ControlChild:
         self._channel: Channel | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._pulse = Pulse("control API")
         self._is_stopping = False
         self._stop = asyncio.Event()
         self._ready = asyncio.Event()
@@ -111,13 +112,13 @@ class ControlChild:
             self._watcher.cancel()
         for sock in self._listeners:
             sock.close()
-        if self._channel is not None and self.is_ready:
+        if self._channel is not None and self.is_ready and not self._pulse.is_hung:
             try:
                 await self._channel.call("close", timeout_s=_STOP_S)
             except StorageError as error:
                 _log.warning("control API does not stop, it is killed", pid=self.pid, error=error)
         if self._process is not None:
-            self._process.send_signal(signal.SIGKILL if not self.is_ready else signal.SIGTERM)
+            self._process.send_signal(signal.SIGTERM if self.is_ready and not self._pulse.is_hung else signal.SIGKILL)
         if self._keeper is not None:
             await asyncio.wait([self._keeper], timeout=_STOP_S)
             if not self._keeper.done() and self._process is not None:
@@ -125,19 +126,10 @@ class ControlChild:
                 await asyncio.wait([self._keeper])
 
     async def _watch(self) -> None:
-        """One that serves by the book and does not answer for a minute is killed, and so started again."""
+        """One that serves by the book and does not answer is killed, and so started again."""
         while True:
-            await asyncio.sleep(_PULSE_S)
-            channel, process = self._channel, self._process
-            if channel is None or process is None or not self.is_ready:
-                continue
-            try:
-                await channel.call("ping", timeout_s=_SILENT_S)
-            except DeadlineExceeded:
-                _log.error("control API hangs, it is killed and started again", pid=process.pid, silent_s=_SILENT_S)
-                process.kill()
-            except StorageError:
-                pass                                     # it ended, of which `_keep` takes care
+            await asyncio.sleep(PULSE_S)
+            self._pulse.take(self._channel if self.is_ready else None, self.pid)
 
     async def _keep(self) -> None:
         while not self._is_stopping:
@@ -182,6 +174,7 @@ class ControlChild:
             await self._channel.finish()
         finally:
             self._process.wait()
+            self._pulse.forget()
             self._process, self._channel = None, None
             self._ready.clear()
             self._on_change()
@@ -221,8 +214,8 @@ class ControlChild:
 
     def facts(self) -> dict[str, object]:
         """For `holdfast status`."""
-        return {"pid": self.pid, "is_ready": self.is_ready, "restarts": self.restart_count, "identity": self.url,
-                "failure": str(self.failure) if self.failure is not None else ""}
+        return {"pid": self.pid, "is_ready": self.is_ready, "is_hung": self._pulse.is_hung, "restarts": self.restart_count,
+                "identity": self.url, "failure": str(self.failure) if self.failure is not None else ""}
 
 
 def _bind(address: Address) -> tuple[list[list[socket.socket]], Address]:

@@ -55,6 +55,9 @@ def find_problems(workers: Sequence[Mapping[str, Any]], devices: Sequence[Mappin
     if control is not None and not control["is_ready"] and (control["failure"] or control["restarts"]):
         found.append(_finding("error", f"the Identity API does not serve: {control['failure'] or 'it starts again'}",
                               "objects are served without it; it is started again by itself, and the log says why it ended"))
+    elif control is not None and control.get("is_hung"):
+        found.append(_finding("error", f"the Identity API (process {control['pid']}) does not answer",
+                              "objects are served without it; if it stays silent it is killed and started again"))
     if is_login_refused:
         found.append(_finding("warning", "logins are refused: clients would send their keys over a public network in clear",
                               "set tls.cert and tls.key, or tls.insecure_http = true if something else encrypts"))

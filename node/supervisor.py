@@ -1,14 +1,12 @@
 """The supervisor: keeps the workers alive, drains them at the end, passes a new configuration on, and answers for all of them.
 
 It owns no device and serves no client, so that nothing a client or a disk does can take it down. It keeps the sockets that
-clients connect to (`node/listeners.py`). Every two seconds it asks each worker for a sign of life: one that hangs (stopped, in an
-endless loop, on a file system that does not answer) keeps its connections and devices and tells nobody.
+clients connect to (`node/listeners.py`), and asks each worker for signs of life (`node/pulse.py`).
 """
 from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -23,6 +21,7 @@ from common.metrics import Registry, Snapshot, merge_snapshots
 from node.channel import Channel
 from node.config import HoldfastConfig
 from node.listeners import bind_again
+from node.pulse import PULSE_S, Pulse
 from node.spawner import Spawner
 from node.state import NodeState
 from node.worker import DRAIN_S, pack_config
@@ -31,9 +30,6 @@ IMMEDIATE_RESTARTS = 3                           # within a minute: a crash cost
 _WINDOW_S = 60.0
 _DELAY_S_MAX = 30.0
 _CALL_S = 5.0
-PULSE_S = 2.0
-HUNG_PULSES = 3                                  # counted, not timed: if this process was stopped as well, that is one of them
-KILL_PULSES = 15
 _log = get_logger("node.supervisor")
 
 
@@ -51,6 +47,7 @@ class Slot:
 
     number: int
     listeners: list[socket.socket]
+    pulse: Pulse
     pid: int | None = None
     channel: Channel | None = None
     is_ready: bool = False
@@ -61,13 +58,11 @@ class Slot:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     exit_code: int | None = None
     failure: StorageError | None = None          # what the worker said before it gave up
-    ping: asyncio.Task[None] | None = None       # the question for a sign of life that is out
-    silent_pulses: int = 0                       # for how many of them it has not been answered
 
     @property
     def is_hung(self) -> bool:
         """Serves by the book, and does not answer."""
-        return self.is_ready and self.silent_pulses >= HUNG_PULSES
+        return self.is_ready and self.pulse.is_hung
 
 
 class Supervisor:
@@ -77,10 +72,9 @@ class Supervisor:
                  on_change: Callable[[], None] = lambda: None, kill: Callable[[int, int], None] = os.kill) -> None:
         self.config = config
         self.faults: Mapping[str, object] | None = None          # of the fault switch, for workers that start
-        self.slots = [Slot(number, mine) for number, mine in enumerate(listeners)]
+        self.slots = [Slot(number, mine, Pulse(f"worker {number}", kill=kill)) for number, mine in enumerate(listeners)]
         self._state, self._clock, self._on_change = state, clock, on_change
         self._spawner = Spawner(on_exit=self._note_exit, on_lost=self._note_zygote_lost)
-        self._kill = kill
         self._is_stopping = False
         self._stop = asyncio.Event()
         self._settled = asyncio.Event()          # all ready once, or one will never be
@@ -161,7 +155,6 @@ class Supervisor:
         mine, theirs = socket.socketpair()
         slot.failure, slot.exit_code, slot.is_ready = None, None, False
         slot.ended.clear()
-        slot.silent_pulses = 0
         slot.channel = Channel(on_event=lambda event, fields: self._take_event(slot, event, fields))
         try:
             async with self._respawn:            # two workers that lost their zygote start one new one, not two
@@ -177,9 +170,7 @@ class Supervisor:
         finally:
             theirs.close()
         await slot.ended.wait()
-        if slot.ping is not None:
-            slot.ping.cancel()
-            slot.ping = None
+        slot.pulse.forget()
         await wait_gone(slot.pid)                # after the zygote's end: its locks go with it, not before
         await slot.channel.finish()              # it may have said why
         slot.is_ready, slot.pid, slot.channel = False, None, None
@@ -234,34 +225,10 @@ class Supervisor:
                 self.take_pulse()
 
     def take_pulse(self) -> None:
-        """Count for how long each worker has been silent; end one that hangs for good, and it is started again."""
+        """One round of questions; a worker that hangs for good is ended, and started again."""
         for slot in self.slots:
-            if slot.channel is None or not slot.is_ready or slot.ended.is_set():
-                slot.silent_pulses = 0
-                continue
-            if slot.ping is None:
-                slot.ping = asyncio.create_task(self._ping(slot, slot.channel), name=f"ping {slot.number}")
-                continue
-            slot.silent_pulses += 1
-            if slot.silent_pulses == HUNG_PULSES:
-                _log.warning("worker does not answer", worker=slot.number, pid=slot.pid)
-            elif slot.silent_pulses % KILL_PULSES == 0 and slot.pid is not None:
-                _log.error("worker hangs, it is killed and started again", worker=slot.number, pid=slot.pid,
-                           silent_s=slot.silent_pulses * PULSE_S)
-                try:
-                    self._kill(slot.pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass                         # it has just ended by itself
-
-    async def _ping(self, slot: Slot, channel: Channel) -> None:
-        """One question, whenever it is answered: a slow worker is not a dead one."""
-        try:
-            await channel.call("ping", timeout_s=2 * KILL_PULSES * PULSE_S)
-        except StorageError:
-            return                               # its channel or its time has ended, of which others take care
-        if slot.silent_pulses >= HUNG_PULSES:
-            _log.info("worker answers again", worker=slot.number, pid=slot.pid)
-        slot.silent_pulses, slot.ping = 0, None
+            serves = slot.is_ready and not slot.ended.is_set()
+            slot.pulse.take(slot.channel if serves else None, slot.pid)
 
     def _note_exit(self, pid: int, code: int) -> None:
         for slot in self.slots:

@@ -307,6 +307,21 @@ def test_a_gateway_that_is_cut_off_answers_503_after_its_grace_and_v1_goes_on(ma
     tools.wait_until(lambda: cloud.status(token, path="/c", project=project) == 204, "identity is heard again")
 
 
+def test_processes_that_stand_still_are_replaced_and_all_is_served_again(make_node, tools):
+    node = make_node(environ={"HOLDFAST_NODE_WORKERS": "2"})
+    node.up()
+    cloud = Cloud(node, tools)
+    _, project, token = cloud.make_user("patient")
+    control, worker = node.pids["control"], node.pids["workers"][0]
+    for pid in (control, worker):
+        os.kill(pid, signal.SIGSTOP)
+    tools.wait_until(lambda: node.pids["control"] not in (None, control) and node.pids["workers"][0] not in (None, worker),
+                     "both are replaced")
+    _, other, fresh = cloud.make_user("late")
+    tools.wait_until(lambda: cloud.status(fresh, "PUT", "/c", project=other) in (201, 202), "the gateways hear identity again")
+    assert cloud.status(token, "PUT", "/c", project=project) == 201
+
+
 def test_a_node_without_identity_refuses_its_tokens_as_any_other(make_node, tools):
     node = make_node(environ={"HOLDFAST_IDENTITY_LISTEN": ""})
     node.up()

@@ -24,10 +24,10 @@ def workers(**changes):
     return [{"worker": n, "is_ready": True, "restarts": 0, **changes.get(f"w{n}", {})} for n in range(2)]
 
 
-def judge(told=None, *, who=None, replicas=3, disks=None, refused=False):
+def judge(told=None, *, who=None, replicas=3, disks=None, refused=False, control=None):
     devices = gather_devices(SLOTS, answers() if told is None else told)
     return find_problems(who or workers(), devices, replicas=replicas, disk_of=disks or THREE_DISKS, fill_max=0.95,
-                         is_login_refused=refused)
+                         is_login_refused=refused, control=control)
 
 
 def one(findings):
@@ -112,6 +112,13 @@ def test_a_worker_that_hangs_is_an_error_said_once():
     told = answers()
     level, text = one(judge([told[0], None], who=workers(w1={"is_hung": True, "pid": 77})))
     assert level == "error" and "worker 1 (process 77) does not answer" in text
+
+
+@pytest.mark.parametrize("is_hung", [True, False])
+def test_an_identity_api_that_hangs_is_an_error(is_hung):
+    control = {"pid": 78, "is_ready": True, "is_hung": is_hung, "failure": "", "restarts": 0}
+    found = judge(control=control)
+    assert [finding["level"] for finding in found if "process 78" in finding["text"]] == ["error"] * is_hung
 
 
 def test_a_device_nothing_is_known_of_is_never_healthy():

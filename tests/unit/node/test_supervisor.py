@@ -10,8 +10,9 @@ import pytest
 
 from common.clock import ManualClock
 from node.config import HoldfastConfig
+from node.pulse import HUNG_PULSES, KILL_PULSES
 from node.state import NodeState
-from node.supervisor import HUNG_PULSES, KILL_PULSES, Supervisor, merge_reload, restart_delay_s
+from node.supervisor import Supervisor, merge_reload, restart_delay_s
 from proxy.config import TlsConfig, UserRow
 
 OLD = HoldfastConfig()
@@ -111,4 +112,4 @@ async def test_a_worker_that_stays_silent_is_killed():
     assert not killed
     await pulses(supervisor, 1)
     assert killed == [(77, signal.SIGKILL)]
-    supervisor.slots[0].ping.cancel()
+    supervisor.slots[0].pulse.forget()
