@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sqlalchemy import CTE, Connection, or_, select, tuple_
+from sqlalchemy import CTE, Connection, Select, or_, select, tuple_
 
 from identity.effective import load_graph
 from identity.model import assignment, project, trust, trust_role
@@ -25,30 +25,36 @@ def is_privileged_actor(connection: Connection, actors: list[tuple[str, str]], *
     what their user has at the moment.
     """
     graph = load_graph(connection)
-    columns = assignment.c
-    given = connection.execute(select(columns.role_id, columns.target_kind, columns.target_id, columns.is_inherited).where(
-        tuple_(columns.actor_kind, columns.actor_id).in_(actors))).all()
+    mine = tuple_(assignment.c.actor_kind, assignment.c.actor_id).in_(actors)
+    given = connection.execute(select(assignment.c.role_id, assignment.c.target_kind, assignment.c.target_id,
+                                      assignment.c.is_inherited).where(mine)).all()
     if any(row.target_kind == "system" for row in given) or _is_beyond(graph, (row.role_id for row in given)):
         return True
-    users = [one for kind, one in actors if kind == "user"]
-    trusted = connection.execute(select(trust_role.c.role_id, trust.c.project_id).join(
-        trust, trust.c.id == trust_role.c.trust_id).where(trust.c.trustee_user_id.in_(users), trust.c.deleted_us.is_(None),
+    trusts = select(trust.c.id).where(
+        trust.c.trustee_user_id.in_([one for kind, one in actors if kind == "user"]), trust.c.deleted_us.is_(None),
         or_(trust.c.expires_us.is_(None), trust.c.expires_us > now_us),
-        or_(trust.c.remaining_uses.is_(None), trust.c.remaining_uses > 0))).all()
-    if _is_beyond(graph, (row.role_id for row in trusted)):
+        or_(trust.c.remaining_uses.is_(None), trust.c.remaining_uses > 0))
+    trusted = connection.execute(select(trust_role.c.role_id).where(trust_role.c.trust_id.in_(trusts))).scalars()
+    if _is_beyond(graph, trusted):
         return True
-    direct = {row.target_id for row in given if row.target_kind == "project"} | {row.project_id for row in trusted}
-    above = {row.target_id for row in given if row.is_inherited}
-    return any(is_privileged_place(connection, one, with_below=one in above) for one in sorted(direct | above))
+    for ids in (select(assignment.c.target_id).where(mine, assignment.c.target_kind == "project"),
+                select(trust.c.project_id).where(trust.c.id.in_(trusts))):
+        if _is_beyond(graph, _roles_in(connection, ids)):
+            return True
+    return any(is_privileged_place(connection, one, with_below=True) for one in sorted({row.target_id for row in given
+                                                                                        if row.is_inherited}))
 
 
 def is_privileged_place(connection: Connection, place_id: str, *, with_below: bool = False) -> bool:
     """Whether somebody was given a role out of a manager's reach in a project. with_below: or below it; takes domains as well."""
-    places = _below(place_id) if with_below else select(project.c.id).where(project.c.id == place_id).cte()
-    roles = select(assignment.c.role_id).distinct().where(assignment.c.target_kind == "project",
-                                                          assignment.c.target_id.in_(select(places.c.id)))
-    found = set(connection.execute(roles).scalars())
-    return bool(found) and _is_beyond(load_graph(connection), found)
+    ids = select(_below(place_id).c.id) if with_below else select(project.c.id).where(project.c.id == place_id)
+    return _is_beyond(load_graph(connection), _roles_in(connection, ids))
+
+
+def _roles_in(connection: Connection, project_ids: Select[tuple[str]]) -> set[str]:
+    """Ids of the roles that anybody was given in these projects."""
+    return set(connection.execute(select(assignment.c.role_id).distinct().where(
+        assignment.c.target_kind == "project", assignment.c.target_id.in_(project_ids))).scalars())
 
 
 def _below(place_id: str) -> CTE:
