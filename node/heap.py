@@ -10,13 +10,13 @@ import asyncio
 import ctypes
 import os
 
+from common.mapped import find_mapped
 from common.pool import Pool
 
 PERIOD_S = 2.0
 GROWN_BYTES_MAX = 16 << 20               # since the last time; less is worth keeping: new pages cost up to 10 us each
 START_BYTES = 48 << 20                   # a worker that is larger from the start has replayed something
-_INDEX_FILE = "data.mdb"                 # of LMDB, which maps it to read it
-_MADV_DONTNEED = 4
+_INDEX_FILE = "/data.mdb"                # of LMDB, which maps it to read it
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -53,7 +53,8 @@ class HeapTrim:
         """In the thread."""
         assert self._trim is not None
         self._trim(0)
-        drop_mapped(_INDEX_FILE)
+        for mapped in find_mapped(_INDEX_FILE):          # they stay mapped: we are closed before the devices are
+            mapped.let_go()
 
     def _end(self, _: object, __: BaseException | None) -> None:
         self._base_bytes = self._resident_bytes()
@@ -64,22 +65,6 @@ class HeapTrim:
             self._timer.cancel()
             self._timer = None
         self._pool.shutdown()
-
-
-def drop_mapped(name: str, maps: str = "/proc/self/maps") -> int:
-    """Let go of the pages of mapped files of this name; how many mappings there were. The system keeps what it has of the files,
-    and the next look at a page costs a fault of half a microsecond. For mappings that are only read: nothing is lost.
-    """
-    madvise = ctypes.CDLL(None).madvise
-    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    count = 0
-    with open(maps, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            fields = line.split(maxsplit=5)
-            if len(fields) == 6 and fields[5].rstrip().endswith("/" + name) and fields[1] == "r--s":
-                start, end = (int(address, 16) for address in fields[0].split("-"))
-                count += madvise(start, end - start, _MADV_DONTNEED) == 0
-    return count
 
 
 def _resident_bytes() -> int:

@@ -17,8 +17,9 @@ from node.zygote import send_request
 ROOT = Path(__file__).resolve().parent.parent          # of the packages, wherever they are installed
 # Few arenas: a process whose threads allocate in arenas of their own keeps what it freed, up to 64 MiB each.
 # Buffers of a MiB come from the heap and stay there: mapping and unmapping each costs 256 page faults, more than the rest of
-# what is done with it. Up to 32 MiB of free heap are kept per worker.
-_ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(32 << 20)}
+# what is done with it. A whole segment, which compaction reads at once, is mapped: a hole of 16 MiB would stay. Up to 32 MiB of
+# free heap are kept per worker.
+_ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(4 << 20), "MALLOC_TRIM_THRESHOLD_": str(32 << 20)}
 _START = "import sys; sys.path.insert(0, sys.argv.pop()); from node.zygote import main; main()"
 
 

@@ -44,15 +44,28 @@ def plan_compaction(device: Device) -> int | None:
     return best[1] if best is not None else None
 
 
-def load_records(device: Device, segment: int) -> list[tuple[Record, bytes]]:
-    """The records of a sealed segment that still live, with their bytes. Blocking, in any thread: what dies meanwhile is left
-    to `move_records`, and what is dead now never lives again."""
+def load_records(device: Device, segment: int) -> Iterator[list[tuple[Record, bytes]]]:
+    """The records of a sealed segment that still live, with their bytes, in steps of 256 KiB or 100 records.
+
+    Each step blocks, in any thread: what dies meanwhile is left to `move_records`, and what is dead now never lives again. A
+    small record is a dozen objects, a segment has them by the ten thousand: all at once they would leave the heap full of holes.
+    """
     directory = f"{device.root}/journal"
     header = read_segment_header(device.fs, directory, segment)
     following = read_segment_header(device.fs, directory, segment + 1)
-    return [(record, bytes(buf[record.offset:record.offset + record.length]))
-            for record, buf in scan_segment(device.fs, directory, header, successor=following, scan=SegmentScan(header))
-            if _may_live(device, segment, record)]
+    step, size = [], 0
+    for record, buf in scan_segment(device.fs, directory, header, successor=following, scan=SegmentScan(header)):
+        if not _may_live(device, segment, record):
+            continue
+        step.append((record, bytes(buf[record.offset:record.offset + record.length])))
+        size += record.length
+        if len(step) == STEP_RECORDS or size >= STEP_BYTES:
+            device.index.let_go()
+            yield step
+            step, size = [], 0
+    device.index.let_go()
+    if step:
+        yield step
 
 
 def _may_live(device: Device, segment: int, record: Record) -> bool:
@@ -64,21 +77,9 @@ def _may_live(device: Device, segment: int, record: Record) -> bool:
     return record.type not in ROW_TYPES          # a plan stands on no segment whose rows are not checkpointed
 
 
-def move_records(device: Device, segment: int, records: list[tuple[Record, bytes]]) -> Iterator[int]:
-    """Append copies of what still lives; yields after a step of 256 KiB or 100 records, with the bytes moved in it.
-
-    The caller commits between the steps, and calls `drop_segment` once the last copy is durable.
-    """
-    moved = 0
-    for number, (record, view) in enumerate(records):
-        moved += _move(device, segment, record, view)
-        if number % STEP_RECORDS == STEP_RECORDS - 1:
-            yield moved
-            moved = 0
-        if moved >= STEP_BYTES:
-            yield moved
-            moved = 0
-    yield moved
+def move_records(device: Device, segment: int, step: list[tuple[Record, bytes]]) -> int:
+    """Append copies of what of a step still lives; bytes moved. `drop_segment` comes after the last copy is durable."""
+    return sum(_move(device, segment, record, view) for record, view in step)
 
 
 def _move(device: Device, segment: int, record: Record, view: bytes) -> int:

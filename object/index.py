@@ -5,7 +5,8 @@
     | pending: key -> stamp 24 | owed u8 | path (UTF-8) |
 
 `LmdbIndex` is one synced transaction per flush (no WRITEMAP: that is SIGBUS on a full disk); `MemoryIndex` is what the
-simulated disk has. Budget of a lookup: one B+tree descent, about 2 us warm.
+simulated disk has. Budget of a lookup: one B+tree descent, about 2 us warm. A flush of names from everywhere maps most of the
+file, so a large one is let go of after each (common/mapped.py): a device with a million names would hold half a GiB.
 """
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ import msgpack
 
 from common.errors import Corruption
 from common.hashing import crc32
+from common.mapped import find_mapped
 from common.timestamp import Stamp, unpack_stamp
 from common.vfs import PAGE_BYTES
 from object.register import Held
@@ -30,6 +32,7 @@ _ROW = struct.Struct(">BIQII")
 _MARK = b"mark"
 FORMAT = 1
 _LMDB_MAGIC = 0xBEEFC0DE
+MAPPED_BYTES_MAX = 8 << 20               # of an index, kept mapped from one flush to the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,9 @@ class Index(Protocol):
 
     def partitions(self) -> list[tuple[int, int]]:
         """(space, partition) of all rows, ascending; one seek each."""
+
+    def let_go(self) -> None:
+        """Of memory that many lookups have mapped."""
 
     def clear(self) -> None: ...
     def close(self) -> None: ...
@@ -170,6 +176,9 @@ class MemoryIndex:
     def partitions(self) -> list[tuple[int, int]]:
         return sorted({split_key(key)[:2] for key in self._rows})
 
+    def let_go(self) -> None:
+        pass
+
     def clear(self) -> None:
         self.__init__()  # type: ignore[misc]
 
@@ -188,6 +197,8 @@ class LmdbIndex:
         self._rows = self._env.open_db(b"rows")
         self._pending = self._env.open_db(b"pending")
         self._meta = self._env.open_db(b"meta")
+        self._file = f"{os.path.realpath(path)}/data.mdb"
+        self._mapped = next(find_mapped(self._file), None)       # until `close`: nobody changes the size of the map
 
     def get(self, key: bytes) -> Held | None:
         try:
@@ -216,6 +227,7 @@ class LmdbIndex:
                     txn.put(key, _pack_pending(entry), db=self._pending)
             fields = (FORMAT, mark.sequence, mark.segment, mark.rows_segment, mark.usage, mark.extras)
             txn.put(_MARK, msgpack.packb(fields), db=self._meta)
+        self.let_go()
 
     def pending(self) -> Iterator[tuple[bytes, Pending]]:
         with self._env.begin(db=self._pending) as txn:
@@ -265,10 +277,15 @@ class LmdbIndex:
                 is_there = cursor.set_range(make_key(space, partition, b"\xff" * 16) + b"\0")
         return found
 
+    def let_go(self) -> None:
+        if self._mapped is not None and os.stat(self._file).st_size > MAPPED_BYTES_MAX:
+            self._mapped.let_go()
+
     def clear(self) -> None:
         with self._env.begin(write=True) as txn:
             for db in (self._rows, self._pending, self._meta):
                 txn.drop(db, delete=False)
 
     def close(self) -> None:
+        self._mapped = None
         self._env.close()

@@ -420,15 +420,15 @@ class Owner:
             device.end_flush(flush, is_done=is_done)
 
     async def compact(self) -> bool:
-        """Give back one mostly dead segment, about 100 records per batch; False when there is none."""
+        """Give back one mostly dead segment, 100 records per batch; False when there is none."""
         device = self.device
         segment = await self._index_pool.run(lambda: plan_compaction(device)) if device.journal.segment > 1 else None
         if segment is None or device.fault:
             return False
-        records = await self._index_pool.run(lambda: load_records(device, segment))      # no commit waits behind it
-        for moved in move_records(device, segment, records):
-            waiting = self.synced(device.journal.next_sequence - 1) if moved else None
-            await (waiting if waiting is not None else asyncio.sleep(0))
+        steps = load_records(device, segment)
+        while (step := await self._index_pool.run(lambda: next(steps, None))) is not None:      # no commit waits behind it
+            if move_records(device, segment, step) and (waiting := self.synced(device.journal.next_sequence - 1)) is not None:
+                await waiting
         await self._in_journal_pool(lambda: drop_segment(device, segment))
         log.info("segment compacted", device=self.name, segment=segment)
         return True

@@ -49,16 +49,17 @@ class SegmentScan:
     last_sequence: int = 0
     torn_bytes: int = 0
     lost: list[tuple[int, int]] = field(default_factory=list)
-    footer: dict[int, FooterRow] = field(default_factory=dict)
+    footer: bytes = b""                  # as it was written: only damage asks what it says
     footer_offset: int = 0
 
     @property
     def damaged_rows(self) -> list[FooterRow] | None:
         """The rows of the lost ranges by the footer; None when it does not name them all."""
         rows = []
+        named = decode_footer(self.footer) if self.lost and self.footer else {}
         for first, last in self.lost:
             for sequence in range(first, last + 1):
-                row = self.footer.get(sequence)
+                row = named.get(sequence)
                 if row is None:
                     return None
                 rows.append(row)
@@ -152,7 +153,7 @@ def scan_segment(fs: Vfs, directory: str, header: SegmentHeader, *, successor: S
         expected = batch.first_sequence + batch.record_count
         for record in iterate_records(buf[at:at + batch.length], batch, offset=at):
             if record.type == RecordType.FOOTER:
-                scan.footer, scan.footer_offset = decode_footer(record.meta), at
+                scan.footer, scan.footer_offset = bytes(record.meta), at
                 expected = batch.first_sequence          # a footer takes no number of the log
             else:
                 yield record, buf

@@ -96,9 +96,9 @@ class Client:
         segment = plan_compaction(self.device)
         if segment is None:
             return False
-        for _ in move_records(self.device, segment, load_records(self.device, segment)):
+        for step in load_records(self.device, segment):
+            move_records(self.device, segment, step)
             self.device.commit_inline()
-        self.device.commit_inline()
         drop_segment(self.device, segment)
         return True
 

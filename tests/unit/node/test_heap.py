@@ -1,11 +1,7 @@
 """Freed memory goes back to the system after two looks, and not before."""
 from __future__ import annotations
 
-import mmap
-import os
-from pathlib import Path
-
-from node.heap import GROWN_BYTES_MAX, START_BYTES, HeapTrim, drop_mapped
+from node.heap import GROWN_BYTES_MAX, START_BYTES, HeapTrim
 
 
 async def test_only_a_process_that_stays_larger_is_trimmed():
@@ -32,25 +28,3 @@ async def test_the_size_of_a_process_is_seen():
     held = bytearray(b"x") * (64 << 20)
     assert heap._resident_bytes() - before > 60 << 20 and len(held)
     heap.close()
-
-
-def test_pages_of_a_mapped_index_are_let_go_and_read_again(tmp_path):
-    path = tmp_path / "data.mdb"
-    path.write_bytes(os.urandom(8 << 20))
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        assert bytes(mapped) == path.read_bytes()
-        before = _mapped_bytes(path)
-        assert drop_mapped("data.mdb") >= 1 and drop_mapped("other.mdb") == 0
-        assert before == 8 << 20 and _mapped_bytes(path) == 0
-        assert bytes(mapped) == path.read_bytes()
-
-
-def _mapped_bytes(path):
-    """Resident bytes of the mapping of a file."""
-    is_it = False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        if line[:1] in "0123456789abcdef" and "-" in line.split()[0]:
-            is_it = line.endswith(str(path))
-        elif is_it and line.startswith("Rss:"):
-            return int(line.split()[1]) * 1024
-    return None
