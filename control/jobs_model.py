@@ -26,7 +26,7 @@ from sqlalchemy import (
     Table,
 )
 
-from control.migrate import upgrade
+from control.migrate import make_or_upgrade
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 HISTORY = "jobs"
@@ -100,4 +100,4 @@ class Job:
 
 def upgrade_jobs(connection: Connection) -> None:
     """Make or bring up to date the tables of jobs in the database of a service. Raises `ConfigError`."""
-    upgrade(connection, MIGRATIONS, service=HISTORY)
+    make_or_upgrade(connection, MIGRATIONS, metadata, service=HISTORY)

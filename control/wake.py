@@ -4,8 +4,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import psycopg
-
 from common.log import get_logger
 from control.jobs_store import CHANNEL
 
@@ -16,6 +14,8 @@ _log = get_logger("control.wake")
 
 async def listen_postgres(url: str, poke: Callable[[], None]) -> None:
     """Until cancelled: call `poke` for each job that somebody adds, and after each connection that had to be made again."""
+    import psycopg  # 5 MiB that a node on SQLite does without
+
     delay_s = _DELAY_S
     while True:
         try:

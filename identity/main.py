@@ -6,9 +6,10 @@ from pathlib import Path
 from common.clock import Clock
 from control.db import Database, sqlite_url
 from control.jobs_model import upgrade_jobs
-from control.migrate import upgrade
+from control.migrate import make_or_upgrade
 from identity.config import IdentityConfig
 from identity.keys import KEEP_ALL, KeySet
+from identity.model import metadata
 from identity.passwords import Passwords
 from identity.state import Identity
 
@@ -33,7 +34,7 @@ def open_database(config: IdentityConfig, state_dir: Path) -> Database:
     with database.engine.begin() as connection:
         if not database.is_sqlite:
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7215001)")
-        upgrade(connection, MIGRATIONS, service="identity")
+        make_or_upgrade(connection, MIGRATIONS, metadata, service="identity")
         upgrade_jobs(connection)
     return database
 

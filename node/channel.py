@@ -7,14 +7,18 @@ The end of the channel means that the other process is gone.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import pickle
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from common.errors import DeadlineExceeded, StorageError, TransportLost, error_from_wire, error_to_wire
 from common.log import get_logger
+from node.config import HoldfastConfig
 
+DRAIN_S = 10.0                               # for requests that run when the node stops
 LINE_BYTES_MAX = 32 << 20                    # a status of many devices, a configuration of many users
 _log = get_logger("node.channel")
 OnCall = Callable[[str, Mapping[str, Any]], Awaitable[object]]
@@ -119,3 +123,15 @@ class Channel:
             self._send({"id": message["id"], **answer})
         except TransportLost:
             pass                                 # the reader sees the end as well
+
+
+def pack_config(config: HoldfastConfig) -> str:
+    """Text for a message to a child."""
+    return base64.b64encode(pickle.dumps(config)).decode()
+
+
+def unpack_config(text: str) -> HoldfastConfig:
+    """Inverse of `pack_config`; only for messages of the supervisor."""
+    config = pickle.loads(base64.b64decode(text))
+    assert isinstance(config, HoldfastConfig)
+    return config

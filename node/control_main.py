@@ -32,14 +32,13 @@ from identity.feed import Feed
 from identity.main import POLICY_FILE, close_identity, open_identity
 from identity.state import Identity
 from identity.wire import FEED_ROLE, OP_FEED, transport_key
-from node.channel import Channel
+from node.channel import Channel, unpack_config
 from node.config import HoldfastConfig
 from node.control import admin_password_file
 from node.control_front import Front
 from node.endpoint import local_address
 from node.feed import feed_credentials, feed_socket
 from node.state import RING_KEY, load_state, with_demo_user
-from node.worker import unpack_config
 from node.zygote import allow_files, die_with_parent, name_process
 from proxy.auth import load_users
 from proxy.http.server import make_ssl_context

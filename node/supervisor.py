@@ -18,13 +18,12 @@ from common.clock import Clock
 from common.errors import StorageError, TransportLost, error_from_wire
 from common.log import get_logger
 from common.metrics import Registry, Snapshot, merge_snapshots
-from node.channel import Channel
+from node.channel import DRAIN_S, Channel, pack_config
 from node.config import HoldfastConfig
 from node.listeners import bind_again
 from node.pulse import PULSE_S, Pulse
 from node.spawner import Spawner
 from node.state import NodeState
-from node.worker import DRAIN_S, pack_config
 
 IMMEDIATE_RESTARTS = 3                           # within a minute: a crash costs its clients milliseconds, a crash loop no core
 _WINDOW_S = 60.0

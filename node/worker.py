@@ -6,9 +6,7 @@ metrics, reload, drain. It ends by itself when the supervisor is gone.
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
-import pickle
 import signal
 import socket
 import ssl
@@ -27,7 +25,7 @@ from common.log import configure_logging, get_logger
 from common.metrics import METRICS, Registry
 from common.sockets import unix_connector
 from identity.wire import transport_key
-from node.channel import Channel
+from node.channel import DRAIN_S, Channel, unpack_config
 from node.config import HoldfastConfig
 from node.endpoint import local_address
 from node.faults import apply_faults
@@ -62,7 +60,6 @@ _DEVICE_GAUGES = {
 }
 _BODY_BUFFERS = 64                           # of a MiB, of all workers together
 _SETTLED_S = 20.0                            # after a start: what it left to do, compaction above all, is done by then
-DRAIN_S = 10.0                               # for requests that run when the node stops
 _log = get_logger("node.worker")
 
 
@@ -280,17 +277,6 @@ def _load_tls(config: HoldfastConfig) -> ssl.SSLContext | None:
 
 
 # the configuration travels from the supervisor to its own children, as what it is
-
-def pack_config(config: HoldfastConfig) -> str:
-    """Text for a message to a worker."""
-    return base64.b64encode(pickle.dumps(config)).decode()
-
-
-def unpack_config(text: str) -> HoldfastConfig:
-    """Inverse of `pack_config`; only for messages of the supervisor."""
-    config = pickle.loads(base64.b64decode(text))
-    assert isinstance(config, HoldfastConfig)
-    return config
 
 
 # process
