@@ -60,6 +60,5 @@ def test_a_node_with_100_000_containers_stays_within_400_mib_after_a_restart(con
 
 
 @pytest.mark.all_only
-@pytest.mark.xfail(strict=True, reason="621 to 746 MiB while they are made: docs/performance.md, Bounds")
 def test_a_node_stays_within_400_mib_while_100_000_containers_are_made(containers_pss):
     assert containers_pss[0] <= CONTAINERS_BYTES_MAX, f"{containers_pss[0] / MIB:.0f} MiB"
