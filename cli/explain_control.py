@@ -74,6 +74,7 @@ CONTROL_RULES: dict[str, Rule] = {
                         "`openstack role add --user USER --project PROJECT member`"),
     # signatures
     "ec2.unknown_key": Rule("there is no S3 or EC2 key with this access key", "`openstack ec2 credentials list`"),
+    "ec2.unusable_key": Rule("the stored secret of this key of user {user} signs nothing", "delete the key and make another"),
     "ec2.signature": Rule("the signature does not match the secret of user {user}", "compare the secret; and look for a proxy that "
                                                                                  "changes the request"),
     "ec2.clock": Rule("the request was signed more than 15 minutes ago or ahead", _CLOCK),

@@ -36,17 +36,20 @@ class BodySchema:
         raise BadRequest(reason=_explain(error)).because("request.schema", field=_path(error))
 
 
-def parse_json(raw: bytes, *, bytes_max: int = BODY_BYTES_MAX) -> Any:
-    """The value of a body. Raises `BodyTooLarge`, and `BadRequest` for what is no JSON, too deep, or no text that can be stored."""
+def parse_json(raw: bytes, *, bytes_max: int = BODY_BYTES_MAX, what: str = "The request body") -> Any:
+    """The value of a body, or of JSON inside one: `what` names it, at the beginning of a sentence.
+
+    Raises `BodyTooLarge`, and `BadRequest` for what is no JSON, too deep, or no text that can be stored.
+    """
     if len(raw) > bytes_max:
         raise BodyTooLarge(reason=f"Request is too large: a body has at most {bytes_max} bytes.")
     try:
         value = json.loads(raw, parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError as error:
-        raise BadRequest(reason="The request body is nested too deeply.") from error
+        raise BadRequest(reason=f"{what} is nested too deeply.") from error
     except ValueError as error:
-        raise BadRequest(reason=f"The request body is not valid JSON: {str(error)[:_SHOWN_CHARS]}") from error
-    _check_bounds(value)
+        raise BadRequest(reason=f"{what} is not valid JSON: {str(error)[:_SHOWN_CHARS]}") from error
+    _check_bounds(value, what)
     return value
 
 
@@ -62,7 +65,7 @@ def _finite(text: str) -> float:
     return value
 
 
-def _check_bounds(value: Any) -> None:
+def _check_bounds(value: Any, what: str) -> None:
     """Breadth first, so that depth costs no stack."""
     level, count = [value], 0
     for _ in range(_DEPTH_MAX + 1):
@@ -70,32 +73,32 @@ def _check_bounds(value: Any) -> None:
         for item in level:
             if isinstance(item, dict):
                 for key, inner in item.items():
-                    _check_text(key)
+                    _check_text(key, what)
                     below.append(inner)
             elif isinstance(item, list):
                 below.extend(item)
             elif isinstance(item, str):
-                _check_text(item)
+                _check_text(item, what)
             elif isinstance(item, int) and not -(1 << 63) <= item < 1 << 63:
-                raise BadRequest(reason="A number in the request body is too large.")
+                raise BadRequest(reason=f"{what} has a number that is too large.")
         count += len(below)
         if count > _ITEMS_MAX:
-            raise BadRequest(reason="The request body has too many values.")
+            raise BadRequest(reason=f"{what} has too many values.")
         if not below:
             return
         level = below
-    raise BadRequest(reason="The request body is nested too deeply.")
+    raise BadRequest(reason=f"{what} is nested too deeply.")
 
 
-def _check_text(text: str) -> None:
+def _check_text(text: str, what: str) -> None:
     if text.isascii() and "\0" not in text:
         return
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise BadRequest(reason="A string in the request body is not valid Unicode.") from error
+        raise BadRequest(reason=f"{what} has a string that is not valid Unicode.") from error
     if "\0" in text:
-        raise BadRequest(reason="A string in the request body contains a NUL character.")
+        raise BadRequest(reason=f"{what} has a string with a NUL character.")
 
 
 def _path(error: ValidationError) -> str:

@@ -4,7 +4,6 @@ Only services and administrators may ask: an answer is a token, or what a token 
 """
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from common.errors import BadRequest, Unauthorized
 from control.app import Call
 from control.routes import Answer, Route
 from control.schema import BodySchema
-from identity.credentials import find_ec2
+from identity.credentials import find_ec2, open_key
 from identity.login import token_catalog
 from identity.scopes import Meaning, resolve
 from identity.signatures import SignedRequest, decode_string, matches_request, matches_string, signed_at_us
@@ -53,7 +52,10 @@ async def _answer(call: Call, check: Any, *, gives_token: bool) -> Answer:
         row = find_ec2(connection, given["access"])
         if row is None:
             raise Unauthorized().because("ec2.unknown_key")
-        if not check(state, json.loads(state.vault.open_text(row.sealed))["secret"], given):
+        key = open_key(state, row)
+        if key is None:
+            raise Unauthorized().because("ec2.unusable_key", user=row.user_id)
+        if not check(state, key[1], given):
             raise Unauthorized().because("ec2.signature", user=row.user_id)
         found = _meaning(connection, state, row, generation)
         return found, token_catalog(connection, call, found)
