@@ -4,6 +4,10 @@ After each move of the counter of authorization changes the tables are read in o
 before. So no use-case has to say what it changed, nothing is ever missed, and a change that another process made on the same
 database is as good as one of our own. Protocol and records: identity/wire.py.
 
+A row that no record can be made of is left out, which takes power away and never gives any, and is told of (`Feed.left_out`); for
+revocations and keys, where it would give some, and for a database that cannot be read, the pass fails. A producer whose last pass
+failed answers nobody: gateways count as cut off (proxy/identity_auth.py), not as told that there is nothing new.
+
 Budget of a pass over 10 000 users, 10 000 projects and as many grants: see docs/performance.md; in a thread of the database, with
 `_REST` times its duration between two passes, so that a flood of changes costs the Identity API at most a quarter of its time.
 """
@@ -13,7 +17,7 @@ import asyncio
 import json
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +25,8 @@ import msgpack
 from cryptography.fernet import Fernet
 from sqlalchemy import Connection, Text, cast, select
 
-from common.errors import StorageError
-from common.log import get_logger
+from common.errors import IdentityAway, StorageError
+from common.log import Repeats, get_logger
 from common.rpc_server import Answer, Call
 from identity.bootstrap import v1_name_of
 from identity.effective import SYSTEM, load_graph
@@ -69,8 +73,35 @@ _SNAPSHOT_S = 10.0                       # one in several parts stays while gate
 _FORGET_S = 600.0                        # revocations that no living token can meet leave
 _GRANTS = {("project", False): GRANT_PROJECT, ("domain", False): GRANT_DOMAIN, ("system", False): GRANT_SYSTEM,
            ("project", True): GRANT_BELOW_PROJECT, ("domain", True): GRANT_BELOW_DOMAIN}
+_TOLD_MAX = 20                           # rows left out that are logged one by one and shown
 _log = get_logger("identity.feed")
 Content = dict[str, dict[Id, bytes]]
+Grants = dict[tuple[str, str], list[tuple[int, Id, Id]]]
+
+
+class _Taker:
+    """Turns rows into records; keeps going past a row that cannot be one. left_out: (table, id) to the reason."""
+
+    def __init__(self) -> None:
+        self.left_out: dict[tuple[str, str], str] = {}
+
+    def take(self, table: str, rows: Iterable[Any], make: Callable[[Any], tuple[Id, bytes]]) -> dict[Id, bytes]:
+        """rows: all read already, the id in their first column."""
+        out: dict[Id, bytes] = {}
+        for row in rows:
+            try:
+                key, record = make(row)
+                if isinstance(key, str):
+                    key.encode()                         # it would break the answer that it is part of
+            except Exception as error:                   # whatever one row holds, the others go on
+                self.leave_out(table, row[0], error)
+            else:
+                out[key] = record
+        return out
+
+    def leave_out(self, table: str, row_id: object, error: Exception) -> None:
+        """Only the kind of the error: its text may show what the row holds."""
+        self.left_out[table, str(row_id)] = type(error).__name__
 
 
 class Reader:
@@ -79,7 +110,8 @@ class Reader:
     def __init__(self, vault: KeySet, transport: Fernet) -> None:
         self._vault, self._transport = vault, transport
         self._keys: tuple[tuple[str, ...], bytes] = ((), b"")
-        self._s3_keys: dict[str, tuple[str, bytes]] = {}         # id: (sealed for the database, sealed for the transport)
+        self._s3_keys: dict[str, tuple[str, bytes]] = {}         # id: (sealed for the database, for the transport; b"" if bad)
+        self.left_out: dict[tuple[str, str], str] = {}           # by the last pass
         self._revocations: dict[Id, bytes] = {}
         self._revocation_number = 0
 
@@ -88,17 +120,29 @@ class Reader:
         generation = read_generation(connection)
         if revoked_after_us:
             self._revocations, self._revocation_number = {}, 0
-        grants = _grants(connection)
+        taker = _Taker()
+        grants = _grants(connection, taker)
         content: Content = {
-            "key": {"": self._sealed_keys(keys)}, "role": dict(_roles(connection)), **_projects(connection),
-            "user": dict(_users(connection, grants)),
-            "group": {pack_id(one): pack_record(grants.get(("group", one), ()))
-                      for one in connection.execute(select(group.c.id)).scalars()},
-            "trust": dict(_trusts(connection)), "app_credential": dict(_app_credentials(connection)),
-            "access_token": dict(_access_tokens(connection)), "s3_key": dict(self._s3(connection)),
+            "key": {"": self._sealed_keys(keys)}, "role": _roles(connection, taker), **_projects(connection, taker),
+            "user": _users(connection, taker, grants),
+            "group": taker.take("group", connection.execute(select(group.c.id)).all(),
+                                lambda row: (pack_id(row.id), pack_record(grants.get(("group", row.id), ())))),
+            "trust": _trusts(connection, taker), "app_credential": _app_credentials(connection, taker),
+            "access_token": _access_tokens(connection, taker), "s3_key": self._s3(connection, taker),
             "revocation": self._revoked(connection, revoked_after_us)}
         assert content.keys() == set(TABLES)
+        self._tell_left_out(taker.left_out)
         return generation, content
+
+    def _tell_left_out(self, left_out: dict[tuple[str, str], str]) -> None:
+        """Each row once, as long as it stays so."""
+        news = [what for what in left_out if what not in self.left_out]
+        for table, row_id in news[:_TOLD_MAX]:
+            _log.error("row cannot be told to gateways, it is left out: delete or change it", table=table, id=row_id,
+                       reason=left_out[table, row_id])
+        if len(news) > _TOLD_MAX:
+            _log.error("more rows cannot be told to gateways", count=len(news) - _TOLD_MAX)
+        self.left_out = left_out
 
     def _sealed_keys(self, keys: tuple[str, ...]) -> bytes:
         """Sealed once: a seal is never the same twice, and would look like a change."""
@@ -106,20 +150,25 @@ class Reader:
             self._keys = keys, pack_record(self._transport.encrypt(msgpack.packb(keys)))
         return self._keys[1]
 
-    def _s3(self, connection: Connection) -> Iterator[tuple[Id, bytes]]:
+    def _s3(self, connection: Connection, taker: _Taker) -> dict[Id, bytes]:
         rows = connection.execute(select(
             credential.c.id, credential.c.access_digest, credential.c.user_id, credential.c.project_id,
             credential.c.app_credential_id, credential.c.trust_id, credential.c.sealed)
             .where(credential.c.type == "ec2", credential.c.access_digest.is_not(None))).all()
         known, self._s3_keys = self._s3_keys, {}
-        for row in rows:
-            was = known.get(row.id)
-            if was is None or was[0] != row.sealed:
-                secret = json.loads(self._vault.open_text(row.sealed))["secret"]
-                was = row.sealed, self._transport.encrypt(msgpack.packb(secret))
-            self._s3_keys[row.id] = was
+
+        def make(row: Any) -> tuple[Id, bytes]:
+            sealed, ours = known.get(row.id, ("", b""))
+            if sealed != row.sealed:
+                self._s3_keys[row.id] = row.sealed, b""          # if it is bad, that is known from now on
+                ours = self._transport.encrypt(msgpack.packb(_secret_in(self._vault.open_text(row.sealed))))
+            self._s3_keys[row.id] = row.sealed, ours
+            if not ours:
+                raise ValueError("bad when it was opened")
             whose = pack_id(row.user_id), pack_id(row.project_id or "")
-            yield row.access_digest, pack_record(*whose, _or_nil(row.app_credential_id), _or_nil(row.trust_id), was[1])
+            return row.access_digest, pack_record(*whose, _or_nil(row.app_credential_id), _or_nil(row.trust_id), ours)
+
+        return taker.take("s3_key", rows, make)
 
     def _revoked(self, connection: Connection, after_us: int) -> dict[Id, bytes]:
         """Only what is new is read; a later revocation of the same thing takes the place of an earlier one."""
@@ -136,80 +185,111 @@ def _or_nil(text: str | None) -> Id | None:
     return None if text is None else pack_id(text)
 
 
-def _roles(connection: Connection) -> Iterator[tuple[Id, bytes]]:
+def _secret_in(blob: str) -> str:
+    secret = json.loads(blob)["secret"]
+    if not isinstance(secret, str):
+        raise ValueError("the secret is no text")
+    return secret
+
+
+def _roles(connection: Connection, taker: _Taker) -> dict[Id, bytes]:
     graph = load_graph(connection)
-    for one, name in graph.names.items():
-        implied = sorted(graph.implied.get(one, ()))
-        yield pack_id(one), pack_record(name, bool(graph.domains[one]), [pack_id(other) for other in implied])
+
+    def make(row: tuple[str, str]) -> tuple[Id, bytes]:
+        implied = sorted(graph.implied.get(row[0], ()))
+        return pack_id(row[0]), pack_record(row[1], bool(graph.domains[row[0]]), [pack_id(other) for other in implied])
+
+    return taker.take("role", graph.names.items(), make)
 
 
-def _projects(connection: Connection) -> Content:
+def _projects(connection: Connection, taker: _Taker) -> Content:
     """Tables `domain` and `project`."""
-    domains: dict[Id, bytes] = {}
-    projects: dict[Id, bytes] = {}
     columns = project.c
     rows = connection.execute(select(columns.id, columns.options).where(cast(columns.options, Text).contains(CONFINED))).all()
     confined = {row.id for row in rows if row.options.get(CONFINED)}         # of most projects no options are parsed
-    for row_id, name, domain_id, parent_id, is_domain, enabled in connection.execute(select(
-            columns.id, columns.name, columns.domain_id, columns.parent_id, columns.is_domain, columns.enabled)).all():
-        if is_domain:
-            domains[pack_id(row_id)] = pack_record(enabled, name)
-        else:
-            parent = "" if parent_id in (None, domain_id) else parent_id
-            projects[pack_id(row_id)] = pack_record(enabled, name, pack_id(domain_id), pack_id(parent), row_id in confined)
-    return {"domain": domains, "project": projects}
+
+    def make(row: Any) -> tuple[Id, bytes]:
+        row_id, name, domain_id, parent_id, _, enabled = row
+        parent = "" if parent_id in (None, domain_id) else parent_id
+        return pack_id(row_id), pack_record(enabled, name, pack_id(domain_id), pack_id(parent), row_id in confined)
+
+    found = connection.execute(select(columns.id, columns.name, columns.domain_id, columns.parent_id, columns.is_domain,
+                                      columns.enabled)).all()
+    return {"domain": taker.take("domain", [row for row in found if row.is_domain],
+                                 lambda row: (pack_id(row.id), pack_record(row.enabled, row.name))),
+            "project": taker.take("project", [row for row in found if not row.is_domain], make)}
 
 
-def _grants(connection: Connection) -> dict[tuple[str, str], list[tuple[int, Id, Id]]]:
+def _grants(connection: Connection, taker: _Taker) -> Grants:
     """(kind, id) of an actor to its grants."""
-    out: dict[tuple[str, str], list[tuple[int, Id, Id]]] = {}
+    out: Grants = {}
     columns = assignment.c
     for kind, actor, target_kind, target, role_id, is_inherited in connection.execute(select(
             columns.actor_kind, columns.actor_id, columns.target_kind, columns.target_id, columns.role_id, columns.is_inherited)
             .order_by(columns.target_kind, columns.target_id, columns.role_id, columns.is_inherited)).all():
-        out.setdefault((kind, actor), []).append((_GRANTS[target_kind, bool(is_inherited)],
-                                                  "" if target == SYSTEM else pack_id(target), pack_id(role_id)))
+        meant = _GRANTS.get((target_kind, bool(is_inherited)))
+        if meant is None:                                # no rule reads such a grant
+            taker.leave_out("assignment", f"{actor} {target_kind} {target} {role_id}", ValueError("no such kind"))
+            continue
+        out.setdefault((kind, actor), []).append((meant, "" if target == SYSTEM else pack_id(target), pack_id(role_id)))
     return out
 
 
-def _users(connection: Connection, grants: dict[tuple[str, str], list[tuple[int, Id, Id]]]) -> Iterator[tuple[Id, bytes]]:
+def _users(connection: Connection, taker: _Taker, grants: Grants) -> dict[Id, bytes]:
     groups: dict[str, list[Id]] = {}
     for user_id, group_id in connection.execute(select(membership.c.user_id, membership.c.group_id)
                                                 .order_by(membership.c.user_id, membership.c.group_id)):
         groups.setdefault(user_id, []).append(pack_id(group_id))
-    for row_id, enabled, name, domain_id, source_print in connection.execute(select(
-            user.c.id, user.c.enabled, user.c.name, user.c.domain_id, user.c.source_print)).all():
+
+    def make(row: Any) -> tuple[Id, bytes]:
+        row_id, enabled, name, domain_id, source_print = row
         v1_name = v1_name_of(row_id, name) if source_print is not None else ""
-        yield pack_id(row_id), pack_record(enabled, name, pack_id(domain_id), groups.get(row_id, ()), v1_name,
-                                           grants.get(("user", row_id), ()))
+        return pack_id(row_id), pack_record(enabled, name, pack_id(domain_id), groups.get(row_id, ()), v1_name,
+                                            grants.get(("user", row_id), ()))
+
+    return taker.take("user", connection.execute(select(user.c.id, user.c.enabled, user.c.name, user.c.domain_id,
+                                                        user.c.source_print)).all(), make)
 
 
-def _trusts(connection: Connection) -> Iterator[tuple[Id, bytes]]:
+def _trusts(connection: Connection, taker: _Taker) -> dict[Id, bytes]:
     roles = _links(connection, select(trust_role.c.trust_id, trust_role.c.role_id))
-    for row in connection.execute(select(trust).where(trust.c.deleted_us.is_(None))):
+
+    def make(row: Any) -> tuple[Id, bytes]:
         people = pack_id(row.trustor_user_id), pack_id(row.trustee_user_id)
-        yield pack_id(row.id), pack_record(*people, pack_id(row.project_id or ""), row.expires_us,
-                                           _or_nil(row.redelegated_trust_id), roles.get(row.id, ()))
+        return pack_id(row.id), pack_record(*people, pack_id(row.project_id or ""), row.expires_us,
+                                            _or_nil(row.redelegated_trust_id), roles.get(row.id, ()))
+
+    columns = trust.c
+    return taker.take("trust", connection.execute(select(
+        columns.id, columns.trustor_user_id, columns.trustee_user_id, columns.project_id, columns.expires_us,
+        columns.redelegated_trust_id).where(columns.deleted_us.is_(None))).all(), make)
 
 
-def _app_credentials(connection: Connection) -> Iterator[tuple[Id, bytes]]:
+def _app_credentials(connection: Connection, taker: _Taker) -> dict[Id, bytes]:
     roles = _links(connection, select(app_credential_role.c.app_credential_id, app_credential_role.c.role_id))
     rules: dict[str, list[tuple[str, str, str]]] = {}
     link = app_credential_access_rule
     for row in connection.execute(select(link.c.app_credential_id, access_rule).join(
             access_rule, access_rule.c.id == link.c.access_rule_id).order_by(access_rule.c.id)):
         rules.setdefault(row.app_credential_id, []).append((row.service, row.path, row.method))
+
+    def make(row: Any) -> tuple[Id, bytes]:
+        return pack_id(row.id), pack_record(pack_id(row.user_id), pack_id(row.project_id), row.expires_us, roles.get(row.id, ()),
+                                            rules.get(row.id))
+
     columns = app_credential.c
-    for row in connection.execute(select(columns.id, columns.user_id, columns.project_id, columns.expires_us)):
-        yield pack_id(row.id), pack_record(pack_id(row.user_id), pack_id(row.project_id), row.expires_us, roles.get(row.id, ()),
-                                           rules.get(row.id))
+    return taker.take("app_credential", connection.execute(select(columns.id, columns.user_id, columns.project_id,
+                                                                  columns.expires_us)).all(), make)
 
 
-def _access_tokens(connection: Connection) -> Iterator[tuple[Id, bytes]]:
+def _access_tokens(connection: Connection, taker: _Taker) -> dict[Id, bytes]:
+    def make(row: Any) -> tuple[Id, bytes]:
+        return pack_id(row.id), pack_record(pack_id(row.user_id), pack_id(row.project_id), row.expires_us,
+                                            sorted(map(pack_id, row.role_ids["ids"]), key=repr))
+
     columns = access_token.c
-    for row in connection.execute(select(columns.id, columns.user_id, columns.project_id, columns.expires_us, columns.role_ids)):
-        yield pack_id(row.id), pack_record(pack_id(row.user_id), pack_id(row.project_id), row.expires_us,
-                                           sorted(map(pack_id, row.role_ids["ids"]), key=repr))
+    return taker.take("access_token", connection.execute(select(columns.id, columns.user_id, columns.project_id,
+                                                                columns.expires_us, columns.role_ids)).all(), make)
 
 
 def _links(connection: Connection, statement: Any) -> dict[str, list[Id]]:
@@ -255,15 +335,18 @@ class Feed:
         self._content: Content = {}
         self._events: deque[bytes] = deque()             # of positions .. `position`, each as `pack_events` packs one
         self._events_bytes = 0
+        self._repeats = Repeats(_log)
         self._snapshot: _Snapshot | None = None
         self._forgot_s = 0.0
+        self.failure = "nothing was read yet"            # of the last pass; "" after one that was good
+        self._is_doubted = False                         # the database has moved on, though nobody in this process knows how
         self._wake, self._news = asyncio.Event(), asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Returns when the first content is there. Raises what the database raises."""
+        """Returns when the first content is there, or could not be read: identity serves, and the feed tries again."""
         self._state.on_change = self._wake.set
-        await self.refresh()
+        await self._try()
         self._task = asyncio.create_task(self._run(), name="feed")
 
     async def close(self) -> None:
@@ -286,49 +369,75 @@ class Feed:
             except TimeoutError:
                 pass
             self._wake.clear()
-            if self._state.generation == self.generation and self._state.keys.texts == self._keys:
+            is_known = self._state.generation == self.generation and self._state.keys.texts == self._keys
+            if is_known and not self.failure and not self._is_doubted:
                 continue
-            began_s = clock.monotonic_s()
-            try:
-                await self.refresh()
-            except StorageError as error:
-                _log.warning("gateways are not told of changes", error=error)
-            except Exception as error:                   # the edge of a daemon: the next round tries again
-                _log.error("gateways are not told of changes", exc=error)
+            began_s, self._is_doubted = clock.monotonic_s(), False
+            await self._try()
             await asyncio.sleep(min(_REST * (clock.monotonic_s() - began_s), 0.5))
+
+    async def _try(self) -> None:
+        try:
+            await self.refresh()
+        except Exception as error:                       # the edge of a daemon: the next round tries again
+            reason = type(error).__name__
+            if isinstance(error, StorageError):
+                self._repeats.warning("gateways are not told of changes", about=reason, error=error)
+            else:
+                self._repeats.error("gateways are not told of changes", about=reason, exc=error)
 
     async def refresh(self) -> None:
         """Read, compare, and let the gateways know. Raises what the database raises."""
         state, now_s, after_us = self._state, self._state.clock.monotonic_s(), 0
         if now_s - self._forgot_s > _FORGET_S or not self._forgot_s:
-            self._forgot_s = now_s
             after_us = max(state.clock.now_us() - 2 * state.config.token_life_s * 1_000_000 - 60_000_000, 1)
         keys = state.keys.texts
-        generation, content = await state.database.read(self._reader.read, keys, revoked_after_us=after_us)
-        changes = compare(self._content, content)
+        try:
+            generation, content = await state.database.read(self._reader.read, keys, revoked_after_us=after_us)
+            changes = compare(self._content, content)
+            packed = pack_events([(generation, changes)])[1:]          # without the head of a list of one
+        except Exception as error:
+            self._fail(error)
+            raise
+        self.failure = ""
+        self._forgot_s = now_s if after_us else self._forgot_s
         self._content, self._keys = content, keys
         if changes or generation != self.generation:
-            self._append(generation, changes)
+            self._append(generation, packed)
+
+    def _fail(self, error: Exception) -> None:
+        """Whoever waits for news learns that there may be some."""
+        self.failure = f"{type(error).__name__}: the tables cannot be read"
+        self._tell()
+
+    def status(self) -> dict[str, Any]:
+        """For `holdfast status`: why gateways are not told anything, and which rows they are not told of."""
+        left_out = self._reader.left_out
+        return {"failure": self.failure, "left_out_count": len(left_out),
+                "left_out": [f"{table} {row_id}" for table, row_id in list(left_out)[:_TOLD_MAX]]}
 
     @property
     def _oldest(self) -> int:
         """Whoever holds this position can be told of what came after it."""
         return self.position - len(self._events)
 
-    def _append(self, generation: int, changes: Change) -> None:
-        packed = pack_events([(generation, changes)])[1:]          # without the head of a list of one
+    def _append(self, generation: int, packed: bytes) -> None:
         self._events.append(packed)
         self._events_bytes += len(packed)
         while len(self._events) > 1 and (len(self._events) > _EVENTS_MAX or self._events_bytes > _EVENTS_BYTES_MAX):
             self._events_bytes -= len(self._events.popleft())
         self.position += 1
         self.generation = generation
+        self._tell()
+
+    def _tell(self) -> None:
         news, self._news = self._news, asyncio.Event()
         news.set()
 
     async def answer(self, call: Call) -> Answer:
-        """One op FEED of a gateway."""
+        """One op FEED of a gateway. Raises `IdentityAway` while nothing can be said for certain."""
         epoch, position, part = call.fields
+        self._check()
         if epoch != self._epoch or part or not self._oldest <= position <= self.position:
             return self._answer_snapshot(epoch, position, part)
         if position == self.position:
@@ -336,8 +445,33 @@ class Feed:
                 async with asyncio.timeout(FEED_WAIT_S):
                     await self._news.wait()
             except TimeoutError:
-                return (self._epoch, position, 0, False), pack_events([])
+                await self._look()
+                if position == self.position:
+                    return (self._epoch, position, 0, False), pack_events([])
+            self._check()
         return self._answer_events(position)
+
+    def _check(self) -> None:
+        if self.failure:
+            raise IdentityAway(reason=f"the feed of identity stands still: {self.failure}")
+
+    async def _look(self) -> None:
+        """That there is nothing new is said only of a database that was asked. Raises `IdentityAway`."""
+        try:
+            is_same = await self._state.database.read(read_generation) == self.generation
+        except Exception as error:                       # the task of the feed meets it as well, and logs it
+            self._fail(error)
+            self._wake.set()
+            raise IdentityAway(reason=f"the feed of identity stands still: {self.failure}") from error
+        if is_same:
+            return
+        news, self._is_doubted = self._news, True
+        self._wake.set()
+        try:
+            async with asyncio.timeout(FEED_WAIT_S):
+                await news.wait()
+        except TimeoutError as error:
+            raise IdentityAway(reason="the feed of identity does not follow the changes of its database") from error
 
     def _answer_events(self, position: int) -> Answer:
         """What comes after `position`, as much as fits."""
