@@ -3,6 +3,9 @@
 Roles, the default domain, an administrator, the catalog of this node, and one project per account of the configuration, so that
 `AUTH_<account>` is the same account whichever way one logs in. Everything is found by ids and names that do not change between
 starts; what an administrator changed through the API stays as it is, unless the configuration itself says something new.
+
+What somebody made through the API under a name that the configuration wants is left as it is, too, and whatever it is in the way
+of is left out and told of (`Collision`): a start never fails because of what users may name.
 """
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, Table, delete, insert, select, update
 
 from control.db import ensure_row
 from identity.base import find_row, new_id
@@ -79,6 +82,14 @@ class Seed:
     users: tuple[UserSeed, ...] = field(default=())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collision:
+    """Something of the API that is in the way of the configuration, in words. advice: what to do about it."""
+
+    text: str
+    advice: str
+
+
 def _user_id(account: str, name: str) -> str:
     return hashlib.sha256(f"{account}\0{name}".encode()).hexdigest()[:32]
 
@@ -95,15 +106,16 @@ def project_name(account: str) -> str:
     return f"{account} (account)" if account in RESERVED else account
 
 
-def bootstrap(connection: Connection, state: Identity, seed: Seed) -> None:
+def bootstrap(connection: Connection, state: Identity, seed: Seed) -> tuple[Collision, ...]:
     """One transaction; may be repeated."""
     make_counter(connection)
     _make_domains(connection)
     roles = _make_roles(connection)
     _make_admin(connection, state, seed, roles)
     _make_catalog(connection, seed)
-    _make_accounts(connection, state, seed, roles)
+    collisions = _make_accounts(connection, state, seed, roles)
     state.change(connection)
+    return tuple(collisions)
 
 
 def _make_domains(connection: Connection) -> None:
@@ -131,37 +143,48 @@ def _make_admin(connection: Connection, state: Identity, seed: Seed, roles: dict
     project_id = connection.execute(select(project.c.id).where(project.c.domain_id == DEFAULT_DOMAIN,
                                                                project.c.name == ADMIN)).scalar_one()
     there = connection.execute(select(user.c.id).where(user.c.domain_id == DEFAULT_DOMAIN, user.c.name == ADMIN)).scalar()
-    user_id = _put_user(connection, state, there or new_id(), ADMIN, project_id, _print(seed, seed.admin_password),
-                        password=seed.admin_password, key_hash=None)
+    user_id = there or new_id()
+    _put_user(connection, state, user_id, ADMIN, project_id, _print(seed, seed.admin_password), password=seed.admin_password,
+              key_hash=None)
     for kind, target in (("project", project_id), ("domain", DEFAULT_DOMAIN), ("system", SYSTEM)):
         _grant(connection, user_id, kind, target, roles[ADMIN])
 
 
-def _make_project(connection: Connection, row_id: str, name: str, description: str, options: dict[str, object]) -> None:
-    ensure_row(connection, project, {"id": row_id}, {
+def _make_project(connection: Connection, row_id: str, name: str, description: str, options: dict[str, object]) -> bool:
+    """False if one of that id, or of that name in the default domain, is there."""
+    return ensure_row(connection, project, {"id": row_id}, {
         "name": name, "domain_id": DEFAULT_DOMAIN, "parent_id": DEFAULT_DOMAIN, "is_domain": False, "enabled": True,
         "description": description, "options": options, "extra": {}})
 
 
 def _put_user(connection: Connection, state: Identity, user_id: str, name: str, project_id: str, source: str, *,
-              password: str | None, key_hash: str | None) -> str:
-    """Make it, or give it the new password if the source is not what it was. Hashing takes 50 ms, so only then."""
+              password: str | None, key_hash: str | None) -> bool:
+    """Make it, or give it the new password if the source is not what it was. Hashing takes 50 ms, so only then.
+
+    False if another user has that name.
+    """
     row = find_row(connection, user, user_id)
     if row is not None and row.source_print == source:
-        return user_id
+        return True
+    if row is None and _named(connection, user, name) is not None:
+        return False
     hashed = key_hash if key_hash is not None else state.passwords.hash_here(password or "")
     now_us = state.clock.now_us()
     if row is None:
-        connection.execute(insert(user).values(
-            id=user_id, domain_id=DEFAULT_DOMAIN, name=name, enabled=True, description=None, email=None, extra={}, options={},
-            default_project_id=project_id, password_hash=hashed, password_changed_us=now_us, password_expires_us=None,
-            must_change_password=False, failed_count=0, failed_us=None, last_active_us=None, created_us=now_us,
-            source_print=source))
-        return user_id
+        return ensure_row(connection, user, {"id": user_id}, {
+            "domain_id": DEFAULT_DOMAIN, "name": name, "enabled": True, "description": None, "email": None, "extra": {},
+            "options": {}, "default_project_id": project_id, "password_hash": hashed, "password_changed_us": now_us,
+            "password_expires_us": None, "must_change_password": False, "failed_count": 0, "failed_us": None,
+            "last_active_us": None, "created_us": now_us, "source_print": source})
     state.revoke(connection, "user", user_id)
     connection.execute(update(user).where(user.c.id == user_id).values(
         password_hash=hashed, password_changed_us=now_us, source_print=source, enabled=True, failed_count=0, failed_us=None))
-    return user_id
+    return True
+
+
+def _named(connection: Connection, table: Table, name: str) -> str | None:
+    """The id of what has that name in the default domain."""
+    return connection.execute(select(table.c.id).where(table.c.domain_id == DEFAULT_DOMAIN, table.c.name == name)).scalar()
 
 
 def _grant(connection: Connection, user_id: str, kind: str, target_id: str, role_id: str) -> None:
@@ -194,20 +217,64 @@ def _make_catalog(connection: Connection, seed: Seed) -> None:
                 connection.execute(update(endpoint).where(endpoint.c.id.in_(mine)).values(url=one.url))
 
 
-def _make_accounts(connection: Connection, state: Identity, seed: Seed, roles: dict[str, str]) -> None:
+def _make_accounts(connection: Connection, state: Identity, seed: Seed, roles: dict[str, str]) -> list[Collision]:
     """A project per account, confined: whoever administers an account administers nothing else."""
+    found: list[Collision] = []
+    foreign: set[str] = set()
     for account in dict.fromkeys(one.account for one in seed.users):
-        _make_project(connection, account, project_name(account), "Account of the configuration", {CONFINED: True})
-    for one in seed.users:
-        source = _print(seed, one.key if one.key is not None else one.key_hash or "")
-        _put_user(connection, state, one.id, one.login, one.account, source, password=one.key, key_hash=one.key_hash)
-        if one.is_admin:
-            _grant(connection, one.id, "project", one.account, roles[ADMIN])
+        if _make_account(connection, account):
+            found += _find_namesake(connection, account)
         else:
-            connection.execute(delete(assignment).where(
-                assignment.c.actor_kind == "user", assignment.c.actor_id == one.id, assignment.c.target_kind == "project",
-                assignment.c.target_id == one.account, assignment.c.role_id == roles[ADMIN]))
+            foreign.add(account)
+            found.append(Collision(
+                text=f"account {account} has no project: something that is none of an account has the id {account}",
+                advice="its users log in by v1 only; give the account another name in [[auth.user]]"))
+    for one in seed.users:
+        if one.account in foreign:
+            continue
+        source = _print(seed, one.key if one.key is not None else one.key_hash or "")
+        if _put_user(connection, state, one.id, one.login, one.account, source, password=one.key, key_hash=one.key_hash):
+            _set_admin(connection, one, roles[ADMIN])
+        else:
+            found.append(Collision(
+                text=f"user {one.account}:{one.name} of the configuration is not in the Identity API: user "
+                     f"{_named(connection, user, one.login)} has the name {one.login} there",
+                advice="it logs in by v1 only; rename or delete that user (openstack user set --name NEW ID), then SIGHUP or "
+                       "restart the node"))
     _disable_removed(connection, state, {one.id for one in seed.users})
+    return found
+
+
+def _set_admin(connection: Connection, one: UserSeed, role_id: str) -> None:
+    if one.is_admin:
+        _grant(connection, one.id, "project", one.account, role_id)
+        return
+    connection.execute(delete(assignment).where(
+        assignment.c.actor_kind == "user", assignment.c.actor_id == one.id, assignment.c.target_kind == "project",
+        assignment.c.target_id == one.account, assignment.c.role_id == role_id))
+
+
+def _make_account(connection: Connection, account: str) -> bool:
+    """A project of that id; its name is a label, so another one does if that is taken. False if the id is something else's.
+
+    A domain, or a project that somebody made: whoever administers the account would administer that, and not confined.
+    """
+    row = find_row(connection, project, account)
+    if row is not None:
+        return not row.is_domain and bool(row.options.get(CONFINED))
+    names = (project_name(account), f"{account} (account)", f"{account} (account {new_id()[:8]})")
+    return any(_make_project(connection, account, name, "Account of the configuration", {CONFINED: True}) for name in names)
+
+
+def _find_namesake(connection: Connection, account: str) -> list[Collision]:
+    """Another project that is called like the account: no ACL that names the account means it (proxy/identity_auth.py)."""
+    other = _named(connection, project, account)
+    if other in (None, account) or account in RESERVED:
+        return []
+    return [Collision(
+        text=f"project {other} is called like the account {account} of the configuration, whose project has the id {account}",
+        advice="by that name ACLs mean the account only, and logins the other project; rename one of them "
+               "(openstack project set --name NEW ID)")]
 
 
 def _disable_removed(connection: Connection, state: Identity, kept: Iterable[str]) -> None:

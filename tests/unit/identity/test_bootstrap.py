@@ -19,7 +19,7 @@ def seed(request):
 
 
 async def start_again(cloud, seed):
-    await cloud.state.database.run(bootstrap, cloud.state, seed)
+    return await cloud.state.database.run(bootstrap, cloud.state, seed)
 
 
 async def ids(cloud):
@@ -103,6 +103,57 @@ async def test_an_account_named_like_something_of_ours_does_not_become_it(make_c
         assert (await cloud.call("GET", "/v3/users", token=token)).status == 403
         await cloud.login({"name": "admin", "domain": {"id": "default"}}, "of the administrator",
                           {"project": {"name": "admin", "domain": {"id": "default"}}})
+
+
+DEFAULT = {"id": "default"}
+
+
+def with_user(seed, account, name, key="k"):
+    return replace(seed, users=(*seed.users, UserSeed(account=account, name=name, key=key, key_hash=None, is_admin=True)))
+
+
+@pytest.mark.parametrize(("account", "login"), [("bob", "bob"), ("newacct", "newacct:bob")])
+async def test_a_user_that_has_the_login_of_one_of_the_configuration_keeps_it(make_cloud, seed, account, login):
+    async with make_cloud() as cloud:
+        made = await cloud.make("user", name=login, password="of the API")
+        more = with_user(with_user(seed, account, "bob"), account, "ann")
+        (collision,) = await start_again(cloud, more)
+        assert f"{account}:bob" in collision.text and made["id"] in collision.text and "rename or delete" in collision.advice
+        assert await cloud.login(made["id"], "of the API")
+        await cloud.login({"name": f"{account}:ann", "domain": DEFAULT}, "k", {"project": {"id": account}})
+        rows = (await cloud.as_admin("GET", f"/v3/role_assignments?user.id={made['id']}")).body["role_assignments"]
+        assert rows == []
+        assert (await cloud.as_admin("PATCH", f"/v3/users/{made['id']}", {"user": {"name": "other"}})).status == 200
+        assert await start_again(cloud, more) == ()
+        await cloud.login({"name": login, "domain": DEFAULT}, "k", {"project": {"id": account}})
+
+
+async def test_a_project_that_has_the_name_of_an_account_keeps_it_and_the_account_has_its_own(make_cloud, seed):
+    async with make_cloud() as cloud:
+        squatted = [(await cloud.make("project", name=name))["id"] for name in ("newacct", "newacct (account)")]
+        more = with_user(seed, "newacct", "alice")
+        for _ in range(2):                               # at every start, as long as it is so
+            (collision,) = await start_again(cloud, more)
+            assert squatted[0] in collision.text and "openstack project set" in collision.advice
+        alice = {"name": "newacct:alice", "domain": DEFAULT}
+        token = await cloud.login(alice, "k", {"project": {"id": "newacct"}})
+        catalog = (await cloud.call("GET", "/v3/auth/catalog", token=token)).body["catalog"]
+        assert any(one["url"].endswith("AUTH_newacct") for row in catalog for one in row["endpoints"])
+        identity = {"methods": ["password"], "password": {"user": {**alice, "password": "k"}}}
+        assert (await cloud.try_login(identity, {"project": {"id": squatted[0]}})).status == 401
+        for project_id in squatted:
+            assert (await cloud.as_admin("DELETE", f"/v3/projects/{project_id}")).status == 204
+        assert await start_again(cloud, more) == ()
+
+
+@pytest.mark.parametrize("kind", ["project", "domain"])
+async def test_whoever_administers_an_account_does_not_come_to_administer_what_has_its_id(make_cloud, seed, kind):
+    async with make_cloud() as cloud:
+        made = (await cloud.make(kind, name="of the API"))["id"]
+        (collision,) = await start_again(cloud, with_user(seed, made, "alice"))
+        assert made in collision.text and "v1 only" in collision.advice
+        rows = (await cloud.as_admin("GET", f"/v3/role_assignments?scope.{kind}.id={made}")).body["role_assignments"]
+        assert rows == []
 
 
 async def test_the_catalog_follows_the_listeners_but_not_over_an_administrators_word(make_cloud, seed):

@@ -33,7 +33,8 @@ GRACE_S = 300.0
 
 
 def judge_of(facts, clock):
-    return IdentityAuth(facts, reseller_prefixes(CONFIG), transport=TRANSPORT, clock=clock, grace_s=GRACE_S, skew_s=10)
+    return IdentityAuth(facts, reseller_prefixes(CONFIG), transport=TRANSPORT, clock=clock, grace_s=GRACE_S, skew_s=10,
+                        accounts=frozenset({"demo", "newacct"}))
 
 
 class Asked:
@@ -297,6 +298,21 @@ async def test_a_name_that_looks_like_an_id_lets_nobody_in_as_what_has_that_id(w
             await cloud.grant(ids, "reader", project=one)
             found = await gateway.who(await cloud.login(ids, "p", {"project": {"id": one}}))
             assert found.groups == {f"{left}:{right}" for left in pairs for right in (ids, "*")}
+
+
+async def test_a_project_called_like_an_account_of_the_configuration_is_not_meant_by_acls_that_name_the_account(with_gateway):
+    async with with_gateway() as (cloud, gateway):
+        user = await cloud.make("user", name="mallory", password="p")
+        for name, is_named in (("newacct", False), ("another", True)):
+            project = (await cloud.make("project", name=name))["id"]
+            await cloud.grant(user["id"], "member", project=project)
+            found = await gateway.who(await cloud.login(user["id"], "p", {"project": {"id": project}}))
+            assert f"{project}:mallory" in found.groups
+            assert ({f"{name}:*", f"{name}:mallory", f"{name}:{user['id']}"} <= found.groups) is is_named
+            assert any(group.startswith(f"{name}:") for group in found.groups) is is_named
+        await cloud.grant(user["id"], "member", project="demo")
+        found = await gateway.who(await cloud.login(user["id"], "p", {"project": {"id": "demo"}}))
+        assert "demo:mallory" in found.groups            # in the account's own project
 
 
 async def test_access_rules_travel_with_the_token(with_gateway):
