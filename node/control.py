@@ -20,7 +20,7 @@ from typing import Any
 from common.address import Address, parse_address
 from common.clock import Clock
 from common.config import Loaded
-from common.errors import ConfigError, StorageError, TransportLost, error_from_wire
+from common.errors import ConfigError, DeadlineExceeded, StorageError, TransportLost, error_from_wire
 from common.log import get_logger
 from common.metrics import Snapshot
 from node.channel import Channel, pack_config
@@ -83,6 +83,9 @@ class ControlChild:
         self._restarts: deque[float] = deque(maxlen=64)
         self.restart_count = 0
         self.failure: StorageError | None = None
+        self.stale = ""                                  # why it runs an older configuration than it should
+        self._given = config                             # what the process that runs now was started with
+        self._catching_up: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -111,6 +114,8 @@ class ControlChild:
         self._stop.set()
         if self._watcher is not None:
             self._watcher.cancel()
+        if self._catching_up is not None:
+            self._catching_up.cancel()
         for sock in self._listeners:
             sock.close()
         if self._channel is not None and self.is_ready and not self._pulse.is_hung:
@@ -169,6 +174,7 @@ class ControlChild:
             theirs.close()
         try:
             await self._channel.open(mine)
+            self._given, self.stale = self._config, ""
             self._channel.emit("plan", state=str(self._state.root), config=pack_config(self._config), address=str(self.address),
                                object_address=str(self._object_address))
             await wait_gone(self._process.pid)
@@ -185,6 +191,8 @@ class ControlChild:
             self.failure = None
             self._ready.set()
             _log.info("control API serves", pid=self.pid, identity=self.address)
+            if self._given is not self._config:          # reloaded while it started
+                self._catching_up = asyncio.create_task(self._catch_up(), name="control catches up")
             self._on_change()
         elif event == "failed":
             self.failure = error_from_wire(*fields["error"])
@@ -205,18 +213,38 @@ class ControlChild:
         return [found] if found is not None else []
 
     async def reload(self, config: HoldfastConfig) -> None:
-        """Users and passwords of the new configuration; the rest waits for the next start. Raises what it was refused for."""
-        self._config = config
+        """Users and passwords of the new configuration; the rest waits for the next start. One that just starts takes it as soon
+        as it serves. Raises what it was refused for, and then it runs the old one.
+        """
         if self._channel is not None and self.is_ready:
             try:
                 await self._channel.call("reload", timeout_s=_RELOAD_S, config=pack_config(config))
+                self._given, self.stale = config, ""
             except TransportLost:
                 pass                                     # its successor has it from the start
+            except DeadlineExceeded:                     # it may yet take it: back to what all others run
+                self._catching_up = asyncio.create_task(self._catch_up(), name="control catches up")
+                raise
+        self._config = config
+
+    async def _catch_up(self) -> None:
+        """Have the process that runs take the configuration that it should have."""
+        config = self._config
+        try:
+            assert self._channel is not None
+            await self._channel.call("reload", timeout_s=_RELOAD_S, config=pack_config(config))
+            self._given, self.stale = config, ""
+            _log.info("control API has the newest configuration")
+        except TransportLost:
+            pass
+        except StorageError as error:
+            self.stale = str(error)
+            _log.error("control API does not take the newest configuration, it goes on with an older one", error=error)
 
     def facts(self) -> dict[str, object]:
         """For `holdfast status`."""
         return {"pid": self.pid, "is_ready": self.is_ready, "is_hung": self._pulse.is_hung, "restarts": self.restart_count,
-                "identity": self.url, "failure": str(self.failure) if self.failure is not None else ""}
+                "stale": self.stale, "identity": self.url, "failure": str(self.failure) if self.failure is not None else ""}
 
 
 def _bind(address: Address) -> tuple[list[list[socket.socket]], Address]:

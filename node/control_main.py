@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from control.causes import Causes
 from control.jobs_report import JobDesk
 from control.jobs_store import JobStore
 from identity.app import make_app, make_service
-from identity.bootstrap import CatalogSeed, Seed, UserSeed, bootstrap
+from identity.bootstrap import CatalogSeed, Collision, Seed, UserSeed, bootstrap
 from identity.feed import Feed
 from identity.main import POLICY_FILE, close_identity, open_identity
 from identity.state import Identity
@@ -76,6 +77,7 @@ class Control:
         self._following: asyncio.Task[None] | None = None
         self._feed: Feed
         self._feed_server: RpcServer
+        self._collisions: tuple[Collision, ...] = ()
         self.closed = asyncio.Event()
 
     async def start(self) -> None:
@@ -83,7 +85,7 @@ class Control:
         config = self._config
         state = self._identity = open_identity(config.identity, self._root, clock=self._clock)
         state.refuses_plain_logins = not (self._address.is_loopback or config.tls.cert or config.tls.insecure_http)
-        await state.database.run(bootstrap, state, self._seed())
+        self._take_collisions(await state.database.run(bootstrap, state, self._seed(config)))
         await state.database.read(state.refresh_here)
         self._jobs.add("identity", state.database, JobStore(self._clock, has_own_time=not state.database.is_sqlite))
         await self._start_feed(state)
@@ -107,8 +109,13 @@ class Control:
         return make_service(state, clock=self._clock, registry=METRICS, causes=self._causes, policy_file=self._root / POLICY_FILE,
                             fallback_host=str(local_address(self._address)))
 
-    def _seed(self) -> Seed:
-        return make_seed(self._root, self._config, identity=self._address, objects=self._object_address)
+    def _take_collisions(self, found: tuple[Collision, ...]) -> None:
+        self._collisions = found
+        for one in found:
+            _log.error(one.text, advice=one.advice)
+
+    def _seed(self, config: HoldfastConfig) -> Seed:
+        return make_seed(self._root, config, identity=self._address, objects=self._object_address)
 
     async def answer(self, op: str, fields: Mapping[str, Any]) -> object:
         """Calls of the supervisor."""
@@ -125,9 +132,13 @@ class Control:
             self._feed.wake()
             return {"primary": primary}
         if op == "reload":
-            self._config = unpack_config(fields["config"])
-            await self._identity.database.run(bootstrap, self._identity, self._seed())
+            config = unpack_config(fields["config"])     # in one transaction: all of it, or the error and nothing
+            self._take_collisions(await self._identity.database.run(bootstrap, self._identity, self._seed(config)))
+            self._config = config
+            configure_logging(config.log)
             return None
+        if op == "status":
+            return {"feed": self._feed.status(), "collisions": [asdict(one) for one in self._collisions]}
         assert op == "close", op
         await self.close()
         return None

@@ -28,6 +28,7 @@ from node.files import lock_state
 from node.listeners import bind_listeners, check_free, explain_bind_error
 from node.notify import notify_ready, notify_reloading, notify_starting, notify_stopping
 from node.plan import deal_devices
+from node.reload import reload_all
 from node.report import find_problems, gather_devices, is_healthy, read_disks
 from node.state import NodeState, Say, open_state, prepare_directory, with_demo_user
 from node.supervisor import Supervisor, merge_reload
@@ -216,9 +217,7 @@ class Node:
             try:
                 loaded = self._launch.load()
                 config, waiting = merge_reload(self._config, with_demo_user(loaded.value))
-                await self._supervisor.reload(config)
-                if self._control is not None:
-                    await self._control.reload(config)
+                await reload_all(config, old=self._config, workers=self._supervisor, control=self._control)
                 configure_logging(config.log)
                 self._audit.configure(config.audit)
             except (StorageError, OSError) as error:
@@ -245,7 +244,7 @@ class Node:
             facts.update({key: answer[key] for key in ("connections", "requests", "identity") if answer is not None})
         devices = gather_devices(self._slots, answers)
         replicas = min(self._state.replicas_of(name) for name in self._state.ring_names)
-        control = self._control.facts() if self._control is not None else None
+        control = {**self._control.facts(), "standing": await self._control.ask("status")} if self._control is not None else None
         findings = find_problems(workers, devices, replicas=replicas, disk_of=await self._read_disks(), control=control,
                                  fill_max=self._config.object.disk_fill_max, is_login_refused=self._config.is_login_refused)
         return {"version": VERSION, "cluster": self._state.cluster_id, "node": self._state.node_id, "state": str(self._state.root),

@@ -58,6 +58,8 @@ def find_problems(workers: Sequence[Mapping[str, Any]], devices: Sequence[Mappin
     elif control is not None and control.get("is_hung"):
         found.append(_finding("error", f"the Identity API (process {control['pid']}) does not answer",
                               "objects are served without it; if it stays silent it is killed and started again"))
+    if control is not None:
+        found += _judge_identity(control)
     if is_login_refused:
         found.append(_finding("warning", "logins are refused: clients would send their keys over a public network in clear",
                               "set tls.cert and tls.key, or tls.insecure_http = true if something else encrypts"))
@@ -72,6 +74,24 @@ def _judge_feed(workers: Iterable[Mapping[str, Any]], silent_s: float) -> list[F
     return [_finding("warning", f"worker {number} has not heard of identity for {seconds:.0f} s",
                      "its tokens go on by what is known, for auth_grace_s of [identity] at most; v1 tokens are not concerned")
             for number, seconds in deaf]
+
+
+def _judge_identity(control: Mapping[str, Any]) -> list[Finding]:
+    """What identity leaves out, and what it cannot do."""
+    found = []
+    if control.get("stale"):
+        found.append(_finding("error", f"the Identity API goes on with an older configuration: {control['stale']}",
+                              "put that right, then SIGHUP or restart the node"))
+    standing = control.get("standing") or {}
+    feed = standing.get("feed") or {}
+    if feed.get("failure"):
+        found.append(_finding("error", f"gateways are not told of changes of identity: {feed['failure']}",
+                              "they count as cut off and refuse its tokens after auth_grace_s; the log of the node says more"))
+    if feed.get("left_out_count"):
+        found.append(_finding("warning", f"{feed['left_out_count']} row(s) of identity cannot be told to gateways: "
+                                         f"{', '.join(feed['left_out'])}",
+                              "what they stand for is refused there: delete or change them"))
+    return found + [_finding("warning", one["text"], one["advice"]) for one in standing.get("collisions", ())]
 
 
 def is_healthy(findings: Iterable[Finding]) -> bool:

@@ -56,6 +56,7 @@ class Slot:
     restarts: deque[float] = field(default_factory=lambda: deque(maxlen=64))
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     exit_code: int | None = None
+    given: HoldfastConfig | None = None          # the configuration that its worker was started with
     failure: StorageError | None = None          # what the worker said before it gave up
 
     @property
@@ -79,6 +80,7 @@ class Supervisor:
         self._settled = asyncio.Event()          # all ready once, or one will never be
         self.failure: StorageError | None = None
         self._keepers: list[asyncio.Task[None]] = []
+        self._catching_up: dict[int, asyncio.Task[None]] = {}
         self._respawn = asyncio.Lock()
         self._early_exits: dict[int, int] = {}   # of workers that ended before we knew their process id
         registry = self.registry = Registry()
@@ -109,7 +111,7 @@ class Supervisor:
                 sock.close()
         for op in ("drain", "close"):            # in two steps: a request that ends in one worker needs the devices of all
             await asyncio.gather(*(self._part(slot, op) for slot in self.slots))
-        for keeper in self._keepers:
+        for keeper in (*self._keepers, *self._catching_up.values()):
             keeper.cancel()
         if self._keepers:
             await asyncio.wait(self._keepers)
@@ -159,6 +161,7 @@ class Supervisor:
             async with self._respawn:            # two workers that lost their zygote start one new one, not two
                 if self._spawner.pid is None:
                     await self._spawner.start()
+            slot.given = self.config
             request = {"state": str(self._state.root), "config": pack_config(self.config), "worker_count": len(self.slots),
                        "faults": self.faults}
             slot.pid = await self._spawner.fork(slot.number, request, [theirs, *slot.listeners])
@@ -210,6 +213,7 @@ class Supervisor:
             _log.info("worker serves", worker=slot.number, pid=slot.pid, ms=round(ms, 1))
             if all(other.was_ready for other in self.slots):
                 self._settled.set()
+            self._bring_up(slot)
             self._on_change()
         elif event == "failed":
             slot.failure = error_from_wire(*fields["error"])
@@ -268,13 +272,35 @@ class Supervisor:
     async def reload(self, config: HoldfastConfig) -> None:
         """Give every worker the new configuration; those that start later have it too. Raises what a worker refused it for."""
         packed = pack_config(config)
-        ready = [slot.channel for slot in self.slots if slot.channel is not None and slot.is_ready]
-        calls: list[Awaitable[Any]] = [channel.call("reload", timeout_s=_CALL_S, config=packed) for channel in ready]
+        ready = [(slot, slot.channel) for slot in self.slots if slot.channel is not None and slot.is_ready]
+        calls: list[Awaitable[Any]] = [channel.call("reload", timeout_s=_CALL_S, config=packed) for _, channel in ready]
         refused = [answer for answer in await asyncio.gather(*calls, return_exceptions=True) if isinstance(answer, BaseException)]
         if refused:                              # all of them or none: those that took it go back
             await self.ask_all("reload", config=pack_config(self.config))
             raise refused[0]
         self.config = config
+        for slot, channel in ready:
+            if slot.channel is channel:
+                slot.given = config
+        for slot in self.slots:
+            self._bring_up(slot)                 # one that became ready meanwhile
+
+    def _bring_up(self, slot: Slot) -> None:
+        """To the configuration of now, if that was loaded while it started."""
+        if slot.is_ready and slot.given is not None and slot.given is not self.config:
+            slot.given = self.config
+            self._catching_up[slot.number] = asyncio.create_task(self._catch_up(slot), name=f"catch up {slot.number}")
+
+    async def _catch_up(self, slot: Slot) -> None:
+        """Have a worker take the configuration that all others run."""
+        try:
+            if slot.channel is not None:
+                await slot.channel.call("reload", timeout_s=_CALL_S, config=pack_config(self.config))
+        except TransportLost:
+            pass
+        except StorageError as error:
+            _log.error("worker does not take the newest configuration, it goes on with an older one", worker=slot.number,
+                       error=error)
 
     def worker_facts(self) -> list[dict[str, object]]:
         """What the supervisor itself knows of each worker."""
@@ -314,6 +340,8 @@ def merge_reload(old: HoldfastConfig, new: HoldfastConfig) -> tuple[HoldfastConf
     if bool(old.tls.cert) != bool(new.tls.cert):
         fixed["tls"] = old.tls
         waiting.append("tls")
+    if replace(new.identity, auth_grace_s=old.identity.auth_grace_s) != old.identity:        # the grace is the gateways'
+        waiting.append("identity")
     return replace(new, **fixed), waiting        # type: ignore[arg-type]   # each has the type of its field
 
 

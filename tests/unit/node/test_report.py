@@ -132,3 +132,28 @@ def test_a_worker_that_does_not_hear_identity_is_said(is_connected, silent_s, is
     found = judge(who=deaf)
     assert [("has not heard of identity for 120 s" in finding["text"], finding["level"]) for finding in found] == (
         [(True, "warning")] * len(deaf) if is_told else [])
+
+
+SERVING = {"pid": 78, "is_ready": True, "is_hung": False, "failure": "", "restarts": 0, "stale": ""}
+WELL_FED = {"failure": "", "left_out_count": 0, "left_out": []}
+
+
+@pytest.mark.parametrize(("changes", "feed", "level", "words"), [
+    ({}, {"failure": "OSError: the tables cannot be read"}, "error", "not told of changes of identity: OSError"),
+    ({}, {"left_out_count": 1, "left_out": ["s3_key k1"]}, "warning", "cannot be told to gateways: s3_key k1"),
+    ({"stale": "duplicate"}, {}, "error", "older configuration: duplicate"),
+])
+def test_what_identity_cannot_tell_or_take_is_said(changes, feed, level, words):
+    assert judge(control={**SERVING, "standing": {"feed": WELL_FED, "collisions": []}}) == []
+    found = judge(control={**SERVING, **changes, "standing": {"feed": {**WELL_FED, **feed}, "collisions": []}})
+    assert one(found)[0] == level and words in one(found)[1] and not is_healthy(found)
+
+
+def test_what_is_in_the_way_of_the_configuration_is_said_with_what_to_do():
+    collision = {"text": "user bob:bob is not in the Identity API", "advice": "rename the other"}
+    found = judge(control={**SERVING, "standing": {"feed": WELL_FED, "collisions": [collision]}})
+    assert found == [{"level": "warning", **collision}] and not is_healthy(found)
+
+
+def test_an_identity_api_that_does_not_answer_in_time_has_no_standing_and_is_judged_by_its_pulse():
+    assert judge(control={**SERVING, "standing": None}) == []

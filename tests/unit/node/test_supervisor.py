@@ -51,6 +51,11 @@ def test_what_was_bound_at_the_start_waits_for_the_next_one(change, table):
     assert merged == OLD and waiting == [table]
 
 
+def test_settings_of_the_identity_api_wait_for_its_next_start_and_the_grace_of_the_gateways_does_not():
+    assert merge_reload(OLD, replace(OLD, identity=replace(OLD.identity, token_life_s=60)))[1] == ["identity"]
+    assert merge_reload(OLD, replace(OLD, identity=replace(OLD.identity, auth_grace_s=60)))[1] == []
+
+
 def test_another_certificate_is_taken_by_a_reload():
     old = replace(OLD, tls=TlsConfig(cert="a", key="a"))
     new = replace(OLD, tls=TlsConfig(cert="b", key="b"))
@@ -113,3 +118,17 @@ async def test_a_worker_that_stays_silent_is_killed():
     await pulses(supervisor, 1)
     assert killed == [(77, signal.SIGKILL)]
     supervisor.slots[0].pulse.forget()
+
+
+async def test_a_worker_that_started_while_the_configuration_was_loaded_again_takes_the_new_one_when_it_serves():
+    supervisor, line, _ = await watched()
+    (slot,) = supervisor.slots
+    line.may_answer.set()
+    slot.given, slot.is_ready = OLD, False               # it was forked, and reads its plan
+    await supervisor.reload(replace(OLD, log=replace(OLD.log, level="debug")))
+    assert line.asked == []
+    supervisor._take_event(slot, "ready", {})
+    await supervisor._catching_up[0]
+    assert line.asked == ["reload"]
+    supervisor._take_event(slot, "ready", {})            # one that has it is told nothing
+    assert list(supervisor._catching_up) == [0] and line.asked == ["reload"]
