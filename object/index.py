@@ -32,7 +32,7 @@ _ROW = struct.Struct(">BIQII")
 _MARK = b"mark"
 FORMAT = 1
 _LMDB_MAGIC = 0xBEEFC0DE
-MAPPED_BYTES_MAX = 8 << 20               # of an index, kept mapped from one flush to the next
+MAPPED_BYTES_MAX = 16 << 20              # of an index, kept mapped from one flush to the next
 
 
 @dataclass(frozen=True, slots=True)
