@@ -15,7 +15,7 @@ from control.routes import Answer, Route
 from control.schema import BodySchema
 from identity.credentials import find_ec2, open_key
 from identity.login import token_catalog
-from identity.scopes import Meaning, resolve
+from identity.scopes import Meaning, make_meaning
 from identity.signatures import SignedRequest, decode_string, matches_request, matches_string, signed_at_us
 from identity.state import Identity
 from identity.tokens import TokenFacts, encode_token, new_audit_id
@@ -68,7 +68,7 @@ async def _answer(call: Call, check: Any, *, gives_token: bool) -> Answer:
 def _meaning(connection: Connection, state: Identity, row: Row[Any], generation: int) -> Meaning:
     """No more than its owner may do in the project now; under an application credential or trust no more than that."""
     now_us = state.clock.now_us()
-    return resolve(connection, state, TokenFacts(
+    return make_meaning(connection, state, TokenFacts(
         user_id=row.user_id, methods=("ec2credential",), scope_kind="project", scope_id=row.project_id, issued_us=now_us,
         expires_us=now_us + state.config.token_life_s * 1_000_000, generation=generation,
         audit_ids=(new_audit_id(),), app_credential_id=row.app_credential_id, trust_id=row.trust_id))

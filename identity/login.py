@@ -21,7 +21,7 @@ from identity.catalog import make_catalog
 from identity.effective import effective_roles
 from identity.model import app_credential, credential, project, trust, user
 from identity.oauth import check_access_signature
-from identity.scopes import Meaning, find_meaning, living_trust, resolve
+from identity.scopes import Meaning, find_meaning, living_trust, make_meaning
 from identity.state import Identity
 from identity.tokens import TokenFacts, decode_token, encode_token, new_audit_id
 from identity.totp import matching_step, use_step
@@ -452,16 +452,9 @@ def _finish(connection: Connection, state: Identity, proof: Proof, generation: i
         expires_us = min(expires_us, before.expires_us)
         audit_ids = (audit_ids[0], before.audit_ids[-1])
         methods = list(dict.fromkeys([*methods, *before.methods]))
-    for row in (proof.app_credential, proof.access_token):
-        if row is not None and row.expires_us is not None:
-            expires_us = min(expires_us, row.expires_us)
-    if trust_id is not None:
-        found = find_row(connection, trust, trust_id)
-        if found is not None and found.expires_us is not None:
-            expires_us = min(expires_us, found.expires_us)
     facts = TokenFacts(user_id=proof.user_id, methods=tuple(methods), scope_kind=kind, scope_id=scope_id, expires_us=expires_us,
                        issued_us=now_us, generation=generation, audit_ids=audit_ids, trust_id=trust_id,
                        app_credential_id=app_credential_id, access_token_id=access_token_id)
-    return resolve(connection, state, facts)
+    return make_meaning(connection, state, facts)
 
 

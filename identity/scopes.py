@@ -4,7 +4,7 @@ Used when a token is made and whenever one is judged, so that a token never mean
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, select
@@ -51,6 +51,12 @@ class Meaning:
         """Whether the scope is the system."""
         return self.facts.scope_kind == "system"
 
+    @property
+    def ends_us(self) -> int:
+        """When this is over: with the token, or before with what the token was made from."""
+        made_from = (row for row in (self.trust, self.app_credential, self.access_token) if row is not None)
+        return min([self.facts.expires_us, *(int(row.expires_us) for row in made_from if row.expires_us is not None)])
+
     def context(self) -> Context:
         """What policy and use-cases see."""
         is_confined = self.project is not None and bool(self.project.options.get(CONFINED))
@@ -77,7 +83,7 @@ def find_meaning(connection: Connection, state: Identity, facts: TokenFacts, *, 
 
 
 def resolve(connection: Connection, state: Identity, facts: TokenFacts) -> Meaning:
-    """As `find_meaning`, for a token that is being made."""
+    """As `find_meaning`, without a look at the token's own time."""
     row, home = _enabled_user(connection, facts.user_id)
     found = Meaning(facts=facts, user=row, user_domain=home)
     if facts.scope_kind == "project":
@@ -95,6 +101,13 @@ def resolve(connection: Connection, state: Identity, facts: TokenFacts) -> Meani
         found.roles = effective_roles(connection, facts.user_id, facts.scope_kind, target)
     if facts.scope_kind and not found.roles:
         raise Unauthorized().because("token.no_role", user=facts.user_id, scope=f"{facts.scope_kind} {facts.scope_id}")
+    return found
+
+
+def make_meaning(connection: Connection, state: Identity, facts: TokenFacts) -> Meaning:
+    """As `resolve`, for a token that is being made: it does not live longer than what it is made from."""
+    found = resolve(connection, state, facts)
+    found.facts = replace(facts, expires_us=found.ends_us)
     return found
 
 

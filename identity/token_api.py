@@ -49,13 +49,14 @@ class LocalTokens:
             return known
         keys = state.keys.texts
         facts = decode_token(token, state.keys)
-        generation, context = await state.database.read(self._find, facts)
-        state.remember(token, context, generation=generation, expires_us=facts.expires_us, keys=keys)
+        generation, found = await state.database.read(self._find, facts)
+        context = found.context()
+        state.remember(token, context, generation=generation, expires_us=found.ends_us, keys=keys)
         return context
 
-    def _find(self, connection: Connection, facts: TokenFacts) -> tuple[int, Context]:
+    def _find(self, connection: Connection, facts: TokenFacts) -> tuple[int, Meaning]:
         generation = self._state.refresh_here(connection)
-        return generation, find_meaning(connection, self._state, facts).context()
+        return generation, find_meaning(connection, self._state, facts)
 
 
 async def validate(call: Call) -> Answer:

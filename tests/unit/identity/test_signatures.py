@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime
 from urllib.parse import parse_qsl, urlsplit
 
@@ -10,9 +11,14 @@ import botocore.auth
 import pytest
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
+from sqlalchemy import update
 
 from common.clock import ManualClock
+from control.times import format_time
+from identity.model import credential
 from identity.signatures import SignedRequest, decode_string, matches_request, matches_string
+from identity.tokens import decode_token, encode_token
+from tests.unit.identity.test_escalation import app_credential, trust
 
 
 @pytest.fixture
@@ -147,3 +153,56 @@ def test_version_2_of_query_requests(monkeypatch):
 def test_what_is_no_base64_is_no_string_to_sign():
     assert decode_string("***") is None and decode_string("ä") is None
     assert not matches_string("secret", "x", b"AWS4-HMAC-SHA256\nbroken")
+
+
+async def test_a_token_from_a_key_ends_no_later_than_what_the_key_was_made_with(make_cloud, at_the_clock):
+    async with make_cloud() as cloud:
+        at_the_clock(cloud.clock)
+        user, project, token = await cloud.member()
+        end_us = cloud.clock.now_us() + 100_000_000
+        _, weak = await app_credential(cloud, user, token, expires_at=format_time(end_us))
+        key = (await cloud.call("POST", f"/v3/users/{user}/credentials/OS-EC2", {"tenant_id": project},
+                                token=weak)).body["credential"]
+        request, text, signature = signed_4(key)
+        given = {"access": key["access"], "signature": signature, "token": base64.urlsafe_b64encode(text.encode()).decode()}
+        answer = await cloud.as_admin("POST", "/v3/s3tokens", {"credentials": given})
+        assert answer.body["token"]["expires_at"] == format_time(end_us)
+        answer = await cloud.as_admin("POST", "/v3/ec2tokens", ec2_body(key, request, signature))
+        assert answer.status == 200 and answer.body["token"]["expires_at"] == format_time(end_us)
+        made = answer.headers["X-Subject-Token"]
+        for _ in range(2):
+            assert (await cloud.call("GET", "/v3/auth/projects", token=made)).status == 200
+            assert (await cloud.as_admin("GET", "/v3/auth/tokens", X_Subject_Token=made)).status == 200
+        cloud.clock.advance(100_000_000)
+        assert (await cloud.call("GET", "/v3/auth/projects", token=made)).status == 401
+        assert (await cloud.as_admin("GET", "/v3/auth/tokens", X_Subject_Token=made)).status == 404
+        assert (await cloud.as_admin("POST", "/v3/ec2tokens", ec2_body(key, request, signature))).status == 401
+
+
+async def test_a_token_that_says_it_lives_longer_is_not_remembered_longer(make_cloud):
+    """As versions that did not cut it made them."""
+    async with make_cloud() as cloud:
+        user, _, token = await cloud.member()
+        end_us = cloud.clock.now_us() + 100_000_000
+        _, weak = await app_credential(cloud, user, token, expires_at=format_time(end_us))
+        facts = decode_token(weak, cloud.state.keys)
+        assert facts.expires_us == end_us
+        long = encode_token(replace(facts, expires_us=end_us + 1_000_000_000), cloud.state.keys)
+        for _ in range(2):
+            assert (await cloud.call("GET", "/v3/auth/projects", token=long)).status == 200
+        cloud.clock.advance(100_000_000)
+        assert (await cloud.call("GET", "/v3/auth/projects", token=long)).status == 401
+
+
+async def test_a_token_from_a_key_under_a_trust_ends_with_the_trust(make_cloud, at_the_clock):
+    async with make_cloud() as cloud:
+        at_the_clock(cloud.clock)
+        user, project, key = await key_of(cloud)
+        mine = await cloud.login(user, "alice", {"project": {"id": project}})
+        end_us = cloud.clock.now_us() + 100_000_000
+        answer = await trust(cloud, user, user, project, mine, impersonation=True, expires_at=format_time(end_us))
+        made = answer.body["trust"]["id"]
+        await cloud.state.database.run(lambda connection: connection.execute(update(credential).values(trust_id=made)))
+        request, _, signature = signed_4(key)
+        answer = await cloud.as_admin("POST", "/v3/ec2tokens", ec2_body(key, request, signature))
+        assert answer.status == 200 and answer.body["token"]["expires_at"] == format_time(end_us)
