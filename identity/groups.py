@@ -12,7 +12,7 @@ from control.routes import Route
 from control.schema import ID_OR_NULL, TEXT, name_of, properties, wrapped
 from identity.base import add_row, change_row, drop_row, find_row, free_attributes, get_allowed, missing, new_id, same_or_absent
 from identity.model import assignment, group, membership, user
-from identity.privilege import is_privileged_actor
+from identity.privilege import has_roles_elsewhere, is_privileged_actor
 from identity.users import check_domain, home_domain
 from identity.users import target_of as target_of_user
 from identity.views import show_group, show_user
@@ -30,7 +30,9 @@ def target_of(connection: Connection, row: Row[Any] | None, *, now_us: int) -> d
     if row is None:
         return {}
     return {"target.group.id": row.id, "target.group.domain_id": row.domain_id,
-            "target.group.is_privileged": is_privileged_actor(connection, [("group", row.id)], now_us=now_us)}
+    actors = [("group", row.id)]
+            "target.group.has_roles_elsewhere": has_roles_elsewhere(connection, actors, domain_id=row.domain_id, now_us=now_us),
+            "target.group.is_privileged": is_privileged_actor(connection, actors, now_us=now_us)}
 
 
 def _allowed(connection: Connection, call: Call) -> Row[Any]:
@@ -42,7 +44,8 @@ def create_group(connection: Connection, call: Call) -> dict[str, Any]:
     """In a domain."""
     given = call.body["group"]
     domain_id = given.get("domain_id") or home_domain(call)
-    call.enforce({"target.group.domain_id": domain_id, "target.group.is_privileged": False})
+    call.enforce({"target.group.domain_id": domain_id, "target.group.is_privileged": False,
+                  "target.group.has_roles_elsewhere": False})
     check_domain(connection, domain_id)
     row = add_row(connection, group, what="group", id=new_id(), domain_id=domain_id, name=given["name"],
                   description=given.get("description"), extra=free_attributes(given, _KNOWN))

@@ -4,12 +4,15 @@ A role is out of a manager's reach if it, or one that it implies, is none of tho
 that an operator made, roles of a domain. Whoever has such a role somewhere, or any role on the system, is privileged. So is a
 project in which somebody was given one, and whoever has any role in such a project: taking over the user would be a way in. A role
 that is inherited from the domain makes no project privileged, or an administrator of the domain would leave its manager nothing.
+
+A user or group with any role in another domain is out of reach in another way: a manager may give it roles at home, but a new
+password, or a new member, would be a way into the other domain.
 """
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sqlalchemy import CTE, Connection, Select, or_, select, tuple_
+from sqlalchemy import CTE, Connection, Select, and_, exists, or_, select, tuple_
 
 from identity.effective import load_graph
 from identity.model import assignment, project, trust, trust_role
@@ -30,10 +33,7 @@ def is_privileged_actor(connection: Connection, actors: list[tuple[str, str]], *
                                       assignment.c.is_inherited).where(mine)).all()
     if any(row.target_kind == "system" for row in given) or _is_beyond(graph, (row.role_id for row in given)):
         return True
-    trusts = select(trust.c.id).where(
-        trust.c.trustee_user_id.in_([one for kind, one in actors if kind == "user"]), trust.c.deleted_us.is_(None),
-        or_(trust.c.expires_us.is_(None), trust.c.expires_us > now_us),
-        or_(trust.c.remaining_uses.is_(None), trust.c.remaining_uses > 0))
+    trusts = _living_trusts(actors, now_us=now_us)
     trusted = connection.execute(select(trust_role.c.role_id).where(trust_role.c.trust_id.in_(trusts))).scalars()
     if _is_beyond(graph, trusted):
         return True
@@ -43,6 +43,25 @@ def is_privileged_actor(connection: Connection, actors: list[tuple[str, str]], *
             return True
     return any(is_privileged_place(connection, one, with_below=True) for one in sorted({row.target_id for row in given
                                                                                         if row.is_inherited}))
+
+
+def has_roles_elsewhere(connection: Connection, actors: list[tuple[str, str]], *, domain_id: str, now_us: int) -> bool:
+    """Whether one of these has some role outside of a domain: on another one, in a project of it, on the system. As above."""
+    mine = tuple_(assignment.c.actor_kind, assignment.c.actor_id).in_(actors)
+    elsewhere = select(project.c.id).where(project.c.domain_id != domain_id, project.c.is_domain.is_(False))
+    given = exists().where(mine, or_(
+        assignment.c.target_kind == "system", and_(assignment.c.target_kind == "domain", assignment.c.target_id != domain_id),
+        and_(assignment.c.target_kind == "project", assignment.c.target_id.in_(elsewhere))))
+    trusted = exists().where(trust.c.id.in_(_living_trusts(actors, now_us=now_us)), trust.c.project_id.in_(elsewhere))
+    return bool(connection.execute(select(or_(given, trusted))).scalar())
+
+
+def _living_trusts(actors: list[tuple[str, str]], *, now_us: int) -> Select[tuple[str]]:
+    """Ids of the trusts that one of these could use."""
+    return select(trust.c.id).where(
+        trust.c.trustee_user_id.in_([one for kind, one in actors if kind == "user"]), trust.c.deleted_us.is_(None),
+        or_(trust.c.expires_us.is_(None), trust.c.expires_us > now_us),
+        or_(trust.c.remaining_uses.is_(None), trust.c.remaining_uses > 0))
 
 
 def is_privileged_place(connection: Connection, place_id: str, *, with_below: bool = False) -> bool:

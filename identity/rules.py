@@ -2,8 +2,8 @@
 
 The names are those that operators know from OpenStack. Four kinds of callers: administrators (role admin, unless their project
 confines it), readers of the whole system, readers and managers of one domain, and owners of what is theirs. A manager of a domain
-gives away the roles manager, member and reader only, and manages no user, group or project that is privileged: what that is says
-identity/privilege.py.
+gives away the roles manager, member and reader only, and manages no user, group or project that is privileged, nor users and groups
+with roles in other domains: what that is says identity/privilege.py.
 """
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def _domain_things() -> Iterator[tuple[str, str]]:
     """Users, groups and projects: read by readers of their domain, changed by its managers."""
     for one, many in (("user", "users"), ("group", "groups"), ("project", "projects")):
         home = f"target.{one}.domain_id"
-        manages = f"(role:manager and domain_id:%({home})s and 'False':%(target.{one}.is_privileged)s)"
+        is_reached = f"'False':%(target.{one}.is_privileged)s"
+        if one != "project":
+            is_reached += f" and 'False':%(target.{one}.has_roles_elsewhere)s"
+        manages = f"(role:manager and domain_id:%({home})s and {is_reached})"
         yield f"identity:list_{many}", f"{_READERS} or {_in_domain('reader', 'target.domain_id')}"
         yield f"identity:get_{one}", f"{_READERS} or {_in_domain('reader', home)}"
         for action in ("create", "update", "delete"):
@@ -116,7 +119,8 @@ def _rules() -> Iterator[tuple[str, str]]:
     for name in ("add_user_to_group", "remove_user_from_group"):
         yield f"identity:{name}", (f"{_ADMIN} or (role:manager and domain_id:%(target.group.domain_id)s and "
                                    "domain_id:%(target.user.domain_id)s and 'False':%(target.user.is_privileged)s and "
-                                   "'False':%(target.group.is_privileged)s)")
+                                   "'False':%(target.group.is_privileged)s and "
+                                   "'False':%(target.group.has_roles_elsewhere)s)")
     yield "identity:list_domains", f"{_READERS} or {_in_domain('reader', 'target.domain_id')}"
     yield "identity:get_domain", (f"{_READERS} or domain_id:%(target.domain.id)s or project_domain_id:%(target.domain.id)s")
     for name in ("list_roles", "get_role"):

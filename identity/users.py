@@ -28,7 +28,7 @@ from identity.effective import groups_of, reachable
 from identity.login import refuse_plain, verify_password
 from identity.model import DEFAULT_DOMAIN, assignment, group, membership, password_history, project, user
 from identity.passwords import check_password
-from identity.privilege import is_privileged_actor
+from identity.privilege import has_roles_elsewhere, is_privileged_actor
 from identity.state import Identity
 from identity.token_api import tags_of
 from identity.views import show_group, show_project, show_user
@@ -54,12 +54,13 @@ LISTING = Listing(key=user.c.id, filters={"name": user.c.name, "domain_id": user
 
 
 def target_of(connection: Connection, row: Row[Any] | None, *, now_us: int) -> dict[str, object]:
-    """What rules may ask of a user. is_privileged: with the roles of its groups, and of trusts that live at now_us."""
+    """What rules may ask of a user: what it may do, with the roles of its groups, and of trusts that live at now_us."""
     if row is None:
         return {}
     actors = [("user", row.id), *(("group", one) for one in groups_of(connection, row.id))]
     return {"target.user.id": row.id, "target.user.domain_id": row.domain_id,
             "target.user.is_privileged": is_privileged_actor(connection, actors, now_us=now_us)}
+            "target.user.has_roles_elsewhere": has_roles_elsewhere(connection, actors, domain_id=row.domain_id, now_us=now_us),
 
 
 def _allowed(connection: Connection, call: Call) -> Row[Any]:
@@ -84,7 +85,7 @@ async def create_user(call: Call) -> dict[str, Any]:
     """The right to do so is judged before anything is hashed."""
     given, state = dict(call.body["user"]), call.state
     domain_id = given.get("domain_id") or home_domain(call)
-    call.enforce({"target.user.domain_id": domain_id, "target.user.is_privileged": False})
+    call.enforce({"target.user.domain_id": domain_id, "target.user.is_privileged": False, "target.user.has_roles_elsewhere": False})
     hashed = None
     if given.get("password") is not None:
         hashed = await state.passwords.hash(check_password(given["password"], regex=state.config.password_regex))

@@ -144,3 +144,62 @@ async def test_whoever_has_any_role_in_the_project_of_an_administrator_is_out_of
 def cloud_time(cloud, *, after_s):
     from control.times import format_time
     return format_time(cloud.clock.now_us() + after_s * 1_000_000)
+
+
+async def reach(cloud, token, user):
+    """Statuses of what would be a way to act as a user, or to shut it out."""
+    path = f"/v3/users/{user}"
+    return {(await cloud.call("PATCH", path, {"user": given}, token=token)).status
+            for given in ({"password": "mine"}, {"enabled": False}, {"enabled": True}, {"name": "new"},
+                          {"options": {"multi_factor_auth_enabled": False}})}
+
+
+@pytest.mark.parametrize("where", ["domain", "project", "inherited", "group", "trust"])
+async def test_a_user_with_a_role_in_another_domain_is_out_of_the_reach_of_the_manager_at_home(make_cloud, where):
+    async with make_cloud() as cloud:
+        _, token = await manager_of_default(cloud)
+        victim = (await cloud.make("user", name="victim", password="v"))["id"]
+        own = (await cloud.make("project", name="own"))["id"]
+        await cloud.grant(victim, "member", project=own)
+        await cloud.grant(victim, "manager", domain="default")
+        assert await reach(cloud, token, victim) == {200}, "roles at home alone"
+        other = (await cloud.make("domain", name="other"))["id"]
+        project = (await cloud.make("project", name="p", domain_id=other))["id"]
+        group = (await cloud.make("group", name="g"))["id"]
+        role = await cloud.role("member")
+        if where == "trust":
+            trustor = (await cloud.make("user", name="t", password="t"))["id"]
+            await cloud.grant(trustor, "member", project=project)
+            given = {"trustor_user_id": trustor, "trustee_user_id": victim, "project_id": project, "impersonation": False,
+                     "roles": [{"id": role}]}
+            answer = await cloud.call("POST", "/v3/OS-TRUST/trusts", {"trust": given},
+                                      token=await cloud.login(trustor, "t", {"project": {"id": project}}))
+            assert answer.status == 201, answer
+        else:
+            path = {"domain": f"/v3/domains/{other}/users/{victim}/roles/{role}",
+                    "project": f"/v3/projects/{project}/users/{victim}/roles/{role}",
+                    "inherited": f"/v3/OS-INHERIT/domains/{other}/users/{victim}/roles/{role}/inherited_to_projects",
+                    "group": f"/v3/projects/{project}/groups/{group}/roles/{role}"}[where]
+            assert (await cloud.as_admin("PUT", path)).status == 204
+            if where == "group":
+                assert (await cloud.as_admin("PUT", f"/v3/groups/{group}/users/{victim}")).status == 204
+        assert await reach(cloud, token, victim) == {403}
+        assert (await cloud.call("DELETE", f"/v3/users/{victim}", token=token)).status == 403
+        path = f"/v3/projects/{own}/users/{victim}/roles/{role}"
+        for method in ("PUT", "DELETE"):
+            assert (await cloud.call(method, path, token=token)).status == 204, "roles at home are the manager's to give"
+
+
+async def test_a_group_with_a_role_in_another_domain_takes_no_members_from_the_manager_at_home(make_cloud):
+    async with make_cloud() as cloud:
+        me, token = await manager_of_default(cloud)
+        group = (await cloud.make("group", name="g"))["id"]
+        member = f"/v3/groups/{group}/users/{me}"
+        assert (await cloud.call("PUT", member, token=token)).status == 204
+        assert (await cloud.call("DELETE", member, token=token)).status == 204
+        other = (await cloud.make("domain", name="other"))["id"]
+        role = await cloud.role("reader")
+        assert (await cloud.as_admin("PUT", f"/v3/domains/{other}/groups/{group}/roles/{role}")).status == 204
+        for method, path, body in (("PUT", member, None), ("DELETE", member, None), ("DELETE", f"/v3/groups/{group}", None),
+                                   ("PATCH", f"/v3/groups/{group}", {"group": {"name": "x"}})):
+            assert (await cloud.call(method, path, body, token=token)).status == 403
