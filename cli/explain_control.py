@@ -56,6 +56,8 @@ CONTROL_RULES: dict[str, Rule] = {
     "login.trust_used": Rule("trust {trust} has no uses left", "its trustor can make another one"),
     # what one may do
     "policy": Rule(
+    "administrator.last": Rule("nobody could have logged in as an administrator after this",
+                               "`openstack role add` to another user first"),
         "the rule {name} says no: {expression}. The caller has the roles {roles} in project {project}",
         "give a role that the rule names, or change the rule in STATE/policy/identity.yaml"),
     "delegation.token": Rule("a token of a trust or of OAuth cannot make new credentials", "log in as the user"),

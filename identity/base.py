@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, Table, delete, insert, select, update
 
-from common.errors import BadRequest, NotFound
+from common.errors import BadRequest, Forbidden, NotFound
 from control.app import Call
 from control.errors import Duplicate
 
@@ -113,6 +113,18 @@ def same_or_absent(given: Mapping[str, Any], name: str, have: object) -> None:
     """An attribute that cannot be changed may be sent as it is. Raises `BadRequest`."""
     if name in given and given[name] != have:
         raise BadRequest(reason=f"{name} cannot be changed.")
+
+
+def refuse_immutable(what: str, options: Mapping[str, Any], given: Mapping[str, Any] | None) -> None:
+    """Of an immutable resource only that option can be changed, alone: so nothing is changed by a slip. Raises `Forbidden`.
+
+    given: the fields of the change; None: it is deleted, or changed some other way.
+    """
+    if not options.get("immutable"):
+        return
+    new = given.get("options") if given is not None and given.keys() == {"options"} else None
+    if not isinstance(new, Mapping) or new.keys() != {"immutable"}:
+        raise Forbidden(reason=f"This {what} is immutable: set its option immutable to false first, and nothing else with it.")
 
 
 def rows_among(connection: Connection, statement: Select[Any], column: ColumnElement[Any], ids: Iterable[str]) -> list[Row[Any]]:

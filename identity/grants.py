@@ -15,6 +15,7 @@ from control.app import Call
 from control.db import ensure_row
 from control.listing import link_map
 from control.routes import Answer, Route
+from identity.administrators import keep_an_administrator
 from identity.base import find_row, missing
 from identity.effective import SYSTEM
 from identity.groups import target_of as target_of_group
@@ -132,7 +133,8 @@ def _revoke(place: Place) -> Callable[[Connection, Call], None]:
         actor_id, target_id, found = _resolve(connection, call, place, with_role=True)
         assert found is not None
         keys = _keys(place, actor_id, target_id, found.id)
-        gone = connection.execute(delete(assignment).where(*(assignment.c[name] == value for name, value in keys.items())))
+        with keep_an_administrator(connection):
+            gone = connection.execute(delete(assignment).where(*(assignment.c[name] == value for name, value in keys.items())))
         if not gone.rowcount:
             raise missing("role assignment", found.id)
         call.state.change(connection)

@@ -10,6 +10,7 @@ from control.db import ensure_row
 from control.listing import Listing, link_map, list_rows
 from control.routes import Route
 from control.schema import ID_OR_NULL, TEXT, name_of, properties, wrapped
+from identity.administrators import keep_an_administrator
 from identity.base import add_row, change_row, drop_row, find_row, free_attributes, get_allowed, missing, new_id, same_or_absent
 from identity.model import assignment, group, membership, user
 from identity.privilege import has_roles_elsewhere, is_privileged_actor
@@ -29,8 +30,8 @@ def target_of(connection: Connection, row: Row[Any] | None, *, now_us: int) -> d
     """What rules may ask of a group."""
     if row is None:
         return {}
-    return {"target.group.id": row.id, "target.group.domain_id": row.domain_id,
     actors = [("group", row.id)]
+    return {"target.group.id": row.id, "target.group.domain_id": row.domain_id,
             "target.group.has_roles_elsewhere": has_roles_elsewhere(connection, actors, domain_id=row.domain_id, now_us=now_us),
             "target.group.is_privileged": is_privileged_actor(connection, actors, now_us=now_us)}
 
@@ -82,8 +83,9 @@ def delete_group(connection: Connection, call: Call) -> None:
     """Its members lose what it gave them."""
     row = _allowed(connection, call)
     call.state.change(connection)
-    connection.execute(delete(assignment).where(assignment.c.actor_kind == "group", assignment.c.actor_id == row.id))
-    drop_row(connection, group, row.id, what="group")
+    with keep_an_administrator(connection):
+        connection.execute(delete(assignment).where(assignment.c.actor_kind == "group", assignment.c.actor_id == row.id))
+        drop_row(connection, group, row.id, what="group")
 
 
 def list_members(connection: Connection, call: Call) -> dict[str, Any]:
@@ -125,7 +127,8 @@ def check_member(connection: Connection, call: Call) -> None:
 def remove_member(connection: Connection, call: Call) -> None:
     """What the group gave is gone at once."""
     group_id, user_id = _both(connection, call)
-    gone = connection.execute(delete(membership).where(membership.c.group_id == group_id, membership.c.user_id == user_id))
+    with keep_an_administrator(connection):
+        gone = connection.execute(delete(membership).where(membership.c.group_id == group_id, membership.c.user_id == user_id))
     if not gone.rowcount:
         raise missing("user in group", user_id)
     call.state.change(connection)

@@ -11,7 +11,19 @@ from control.app import Call
 from control.listing import Listing, Query, link_map, list_rows
 from control.routes import Answer, Route
 from control.schema import BOOLEAN, ID_OR_NULL, TEXT, name_of, properties, wrapped
-from identity.base import add_row, change_row, drop_row, find_row, free_attributes, get_allowed, missing, new_id, same_or_absent
+from identity.administrators import keep_an_administrator
+from identity.base import (
+    add_row,
+    change_row,
+    drop_row,
+    find_row,
+    free_attributes,
+    get_allowed,
+    missing,
+    new_id,
+    refuse_immutable,
+    same_or_absent,
+)
 from identity.effective import ancestors_of, effective_roles
 from identity.model import (
     DEFAULT_DOMAIN,
@@ -32,14 +44,14 @@ from identity.users import forget_user, home_domain
 from identity.views import show_domain, show_project
 
 _DEPTH_MAX, _TAGS_MAX = 5, 80
-_TAG = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[^,/]*$"}
+_TAG = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[^,/]*\Z"}
 _TAGS = {"type": "array", "items": _TAG, "maxItems": _TAGS_MAX, "uniqueItems": True}
 _OPTIONS = properties({"immutable": {"type": ["boolean", "null"]}}, is_closed=True)
 _FIELDS: Mapping[str, Any] = {"name": name_of(64), "enabled": BOOLEAN, "description": TEXT, "tags": _TAGS, "options": _OPTIONS}
 _PROJECT_FIELDS: Mapping[str, Any] = {**_FIELDS, "domain_id": ID_OR_NULL, "parent_id": ID_OR_NULL, "is_domain": BOOLEAN}
 _KNOWN = ("name", "enabled", "description", "tags", "options", "domain_id", "parent_id", "is_domain")
 _CREATE, _UPDATE = wrapped("project", properties(_PROJECT_FIELDS, ("name",))), wrapped("project", properties(_PROJECT_FIELDS))
-_CREATE_DOMAIN = wrapped("domain", properties({**_FIELDS, "explicit_domain_id": {"type": "string", "pattern": "^[0-9a-f]{32}$"}},
+_CREATE_DOMAIN = wrapped("domain", properties({**_FIELDS, "explicit_domain_id": {"type": "string", "pattern": r"^[0-9a-f]{32}\Z"}},
                                               ("name",)))
 _UPDATE_DOMAIN = wrapped("domain", properties(_FIELDS))
 _SET_TAGS = wrapped("tags", _TAGS)
@@ -206,11 +218,22 @@ def update_project(connection: Connection, call: Call) -> dict[str, Any]:
                        ("parent_id", None if row.is_domain else row.parent_id),
                        ("is_domain", row.is_domain)):
         same_or_absent(given, name, have)
+    if row.is_domain:
+        call.enforce({"target.domain.id": row.id}, rule="identity:update_domain")
     return _shown(connection, call, _change(connection, call.state, row, given))
 
 
 def _change(connection: Connection, state: Identity, row: Row[Any], given: Mapping[str, Any]) -> Row[Any]:
-    _refuse_immutable(row, given)
+    """Of a project or a domain, by whichever path it was named."""
+    refuse_immutable("resource", row.options, given)
+    is_ending = given.get("enabled") is False
+    if is_ending and row.id in (DEFAULT_DOMAIN, ROOT):
+        raise Forbidden(reason="The default domain cannot be disabled: nobody could log in to enable it.")
+    with keep_an_administrator(connection, is_risk=is_ending):
+        return _apply(connection, state, row, given)
+
+
+def _apply(connection: Connection, state: Identity, row: Row[Any], given: Mapping[str, Any]) -> Row[Any]:
     values: dict[str, Any] = {name: given[name] for name in ("name", "enabled", "description") if name in given}
     values |= {"options": _merged(row.options, given.get("options")), "extra": free_attributes(given, _KNOWN, row.extra)}
     if given.get("enabled") is False and row.enabled:
@@ -235,24 +258,18 @@ def _revoke(connection: Connection, state: Identity, row: Row[Any]) -> None:
             state.revoke(connection, "project", project_id)
 
 
-def _refuse_immutable(row: Row[Any], given: Mapping[str, Any] | None) -> None:
-    """Of an immutable one only the option itself can be changed."""
-    if row.options.get("immutable") and (given is None or (given.get("options") or {}).get("immutable", True)):
-        raise Forbidden(reason="This resource is immutable: set its option to false first.")
-
-
 def delete_project(connection: Connection, call: Call) -> None:
     """Only one without projects below it."""
     row = _allowed(connection, call)
-    _refuse_immutable(row, None)
     if row.is_domain:
-        if row.enabled:
-            raise Forbidden(reason="A domain has to be disabled before it is deleted.")
-        _forget_domain(connection, call.state, row)
+        call.enforce({"target.domain.id": row.id}, rule="identity:delete_domain")
+        _end_domain(connection, call.state, row)
         return
+    refuse_immutable("resource", row.options, None)
     if subtree_of(connection, row.id):
         raise Forbidden(reason="A project that has others below it cannot be deleted.")
-    _forget_project(connection, call.state, row)
+    with keep_an_administrator(connection):
+        _forget_project(connection, call.state, row)
 
 
 def _forget_project(connection: Connection, state: Identity, row: Row[Any]) -> None:
@@ -273,6 +290,12 @@ def _set_tags(connection: Connection, project_id: str, tags: Iterable[str]) -> N
         connection.execute(insert(project_tag), rows)
 
 
+def _taggable(connection: Connection, call: Call) -> Row[Any]:
+    row = _allowed(connection, call)
+    refuse_immutable("resource", row.options, None)
+    return row
+
+
 def list_tags(connection: Connection, call: Call) -> dict[str, Any]:
     """Sorted."""
     row = _allowed(connection, call)
@@ -281,7 +304,7 @@ def list_tags(connection: Connection, call: Call) -> dict[str, Any]:
 
 def set_tags(connection: Connection, call: Call) -> dict[str, Any]:
     """These instead of all."""
-    row = _allowed(connection, call)
+    row = _taggable(connection, call)
     _set_tags(connection, row.id, call.body["tags"])
     return list_tags(connection, call)
 
@@ -296,17 +319,17 @@ def check_tag(connection: Connection, call: Call) -> Answer:
 
 def add_tag(connection: Connection, call: Call) -> Answer:
     """One more."""
-    row, tag = _allowed(connection, call), call.params["tag"]
+    row, tag = _taggable(connection, call), call.params["tag"]
     tags = set(tags_of(connection, [row.id]).get(row.id, []))
-    if len(tag) > 255 or "," in tag or len(tags | {tag}) > _TAGS_MAX:
-        raise BadRequest(reason=f"A tag has no comma and at most 255 characters; a project has at most {_TAGS_MAX}.")
+    if len(tag) > 255 or "," in tag or "/" in tag or len(tags | {tag}) > _TAGS_MAX:
+        raise BadRequest(reason=f"A tag has no comma, no slash and at most 255 characters; a project has at most {_TAGS_MAX}.")
     _set_tags(connection, row.id, tags | {tag})
     return Answer(status=201, headers={"Location": call.url})
 
 
 def delete_tag(connection: Connection, call: Call) -> None:
     """One less."""
-    row, tag = _allowed(connection, call), call.params["tag"]
+    row, tag = _taggable(connection, call), call.params["tag"]
     gone = connection.execute(delete(project_tag).where(project_tag.c.project_id == row.id, project_tag.c.tag == tag))
     if not gone.rowcount:
         raise missing("project tag", tag)
@@ -314,7 +337,7 @@ def delete_tag(connection: Connection, call: Call) -> None:
 
 def delete_tags(connection: Connection, call: Call) -> None:
     """None left."""
-    _set_tags(connection, _allowed(connection, call).id, ())
+    _set_tags(connection, _taggable(connection, call).id, ())
 
 
 # domains
@@ -361,23 +384,26 @@ def get_domain(connection: Connection, call: Call) -> dict[str, Any]:
 def update_domain(connection: Connection, call: Call) -> dict[str, Any]:
     """A disabled domain disables everybody in it."""
     row = _domain(connection, call)
-    if row.id == DEFAULT_DOMAIN and call.body["domain"].get("enabled") is False:
-        raise Forbidden(reason="The default domain cannot be disabled: nobody could log in to enable it.")
     return _shown_domain(connection, call, _change(connection, call.state, row, call.body["domain"]))
 
 
 def delete_domain(connection: Connection, call: Call) -> None:
     """With all that is in it; it has to be disabled first."""
-    row = _domain(connection, call)
-    _refuse_immutable(row, None)
+    _end_domain(connection, call.state, _domain(connection, call))
+
+
+def _end_domain(connection: Connection, state: Identity, row: Row[Any]) -> None:
+    """By whichever path it was named."""
+    refuse_immutable("resource", row.options, None)
+    if row.id in (DEFAULT_DOMAIN, ROOT):
+        raise Forbidden(reason="The default domain cannot be deleted.")
     if row.enabled:
         raise Forbidden(reason="A domain has to be disabled before it is deleted.")
-    _forget_domain(connection, call.state, row)
+    with keep_an_administrator(connection):
+        _forget_domain(connection, state, row)
 
 
 def _forget_domain(connection: Connection, state: Identity, row: Row[Any]) -> None:
-    if row.id in (DEFAULT_DOMAIN, ROOT):
-        raise Forbidden(reason="The default domain cannot be deleted.")
     for user_id in connection.execute(select(user.c.id).where(user.c.domain_id == row.id)).scalars().all():
         forget_user(connection, state, user_id)
     for group_id in connection.execute(select(group.c.id).where(group.c.domain_id == row.id)).scalars().all():

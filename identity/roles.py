@@ -11,6 +11,7 @@ from control.db import ensure_row
 from control.listing import Listing, link_map, list_rows
 from control.routes import Route
 from control.schema import ID_OR_NULL, TEXT, name_of, properties, wrapped
+from identity.administrators import keep_an_administrator
 from identity.base import (
     add_row,
     change_row,
@@ -20,6 +21,7 @@ from identity.base import (
     get_row,
     missing,
     new_id,
+    refuse_immutable,
     same_or_absent,
     self_link,
 )
@@ -81,24 +83,22 @@ def update_role(connection: Connection, call: Call) -> dict[str, Any]:
     """Policy goes by names: a new name takes effect with the next request."""
     row, given = _allowed(connection, call, "update"), call.body["role"]
     same_or_absent(given, "domain_id", row.domain_id or None)
-    _refuse_immutable(row, given)
+    refuse_immutable("role", row.options, given)
     values: dict[str, Any] = {name: given[name] for name in ("name", "description") if name in given}
     values |= {"options": _options(row.options, given), "extra": free_attributes(given, _KNOWN, row.extra)}
     call.state.change(connection)
-    return {"role": show_role(call, change_row(connection, role, row.id, values, what="role"))}
-
-
-def _refuse_immutable(row: Row[Any], given: dict[str, Any] | None) -> None:
-    if row.options.get("immutable") and (given is None or (given.get("options") or {}).get("immutable", True)):
-        raise Forbidden(reason="This role is immutable: set its option to false first.")
+    with keep_an_administrator(connection, is_risk="name" in values):
+        changed = change_row(connection, role, row.id, values, what="role")
+    return {"role": show_role(call, changed)}
 
 
 def delete_role(connection: Connection, call: Call) -> None:
     """With every assignment of it."""
     row = _allowed(connection, call, "delete")
-    _refuse_immutable(row, None)
+    refuse_immutable("role", row.options, None)
     call.state.change(connection)
-    drop_row(connection, role, row.id, what="role")
+    with keep_an_administrator(connection):
+        drop_row(connection, role, row.id, what="role")
 
 
 # implied roles

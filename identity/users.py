@@ -12,6 +12,7 @@ from control.listing import Listing, link_map, list_rows
 from control.routes import Route
 from control.schema import BOOLEAN, ID_OR_NULL, TEXT, name_of, properties, wrapped
 from control.times import parse_time
+from identity.administrators import keep_an_administrator
 from identity.base import (
     add_row,
     change_row,
@@ -189,13 +190,14 @@ async def update_user(call: Call) -> dict[str, Any]:
             values |= {"password_hash": hashed, "password_changed_us": now_us, "failed_count": 0, "failed_us": None,
                        "password_expires_us": _expiry_us(state, options, now_us) if hashed else None}
             _remember_password(connection, state, row.id, hashed)
-        if given.get("enabled") is True and not row.enabled:
+        if given.get("enabled") is True:                     # so an administrator unlocks whom wrong passwords have locked out
             values |= {"failed_count": 0, "failed_us": None}
         if "password" in given or given.get("enabled") is False:
             state.revoke(connection, "user", row.id)
         else:
             state.change(connection)
-        return change_row(connection, user, row.id, values, what="user")
+        with keep_an_administrator(connection, is_risk=values.get("enabled") is False or ("password" in given and hashed is None)):
+            return change_row(connection, user, row.id, values, what="user")
 
     return {"user": show_user(call, await call.run(change))}
 
@@ -203,7 +205,8 @@ async def update_user(call: Call) -> dict[str, Any]:
 def delete_user(connection: Connection, call: Call) -> None:
     """With assignments, credentials, trusts."""
     row = _allowed(connection, call)
-    forget_user(connection, call.state, row.id)
+    with keep_an_administrator(connection):
+        forget_user(connection, call.state, row.id)
 
 
 def forget_user(connection: Connection, state: Identity, user_id: str) -> None:

@@ -1,0 +1,57 @@
+"""Somebody can always administrate: what would take the power from the last administrator is refused.
+
+An administrator is whoever a login can make one: enabled, at home in an enabled domain, with a password, and with the role admin,
+directly or by a group, on the system, on an enabled domain, or in an enabled project that does not confine it. Nothing implies
+admin (`identity/roles.py`), so assignments alone say it.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import ColumnElement, Connection, Text, and_, cast, exists, func, or_, select
+
+from common.errors import Forbidden
+from identity.model import ROOT, assignment, membership, project, role, user
+from identity.scopes import CONFINED
+
+_ADMIN = "admin"                         # as rule admin_required has it
+
+
+@contextmanager
+def keep_an_administrator(connection: Connection, *, is_risk: bool = True) -> Iterator[None]:
+    """Around a change that takes something away; is_risk: False for one that does not. Raises `Forbidden` after the last one.
+
+    Where there was none before (an operator's policy may do without the role) nothing is refused.
+    """
+    had = is_risk and has_administrator(connection)
+    yield
+    if had and not has_administrator(connection):
+        raise Forbidden(reason="This would take the power from the last administrator: make another one first.").because(
+            "administrator.last")
+
+
+def has_administrator(connection: Connection) -> bool:
+    """Whether somebody could log in as one at this moment."""
+    home = project.alias()
+    is_admin = assignment.c.role_id.in_(select(role.c.id).where(func.lower(role.c.name) == _ADMIN, role.c.domain_id == ROOT))
+    can_log_in = and_(user.c.enabled.is_(True), user.c.password_hash.is_not(None), home.c.id == user.c.domain_id,
+                      home.c.enabled.is_(True))
+    direct = exists().where(assignment.c.actor_kind == "user", user.c.id == assignment.c.actor_id)
+    by_group = exists().where(assignment.c.actor_kind == "group", membership.c.group_id == assignment.c.actor_id,
+                              user.c.id == membership.c.user_id)
+    return any(connection.execute(select(way.where(is_admin, can_log_in, _counts()))).scalar() for way in (direct, by_group))
+
+
+def _counts() -> ColumnElement[bool]:
+    """Whether an assignment is on a place for which one can log in, with power beyond it."""
+    place, above = project.alias(), project.alias()
+    kind, target, is_inherited = assignment.c.target_kind, assignment.c.target_id, assignment.c.is_inherited
+    on_domain = exists().where(place.c.id == target, place.c.is_domain.is_(True), place.c.enabled.is_(True)).correlate(assignment)
+    below = or_(and_(kind == "domain", place.c.domain_id == target), and_(kind == "project", place.c.parent_id == target))
+    in_project = exists().where(
+        or_(and_(is_inherited.is_(False), place.c.id == target), and_(is_inherited.is_(True), below)),
+        place.c.is_domain.is_(False), place.c.enabled.is_(True), ~cast(place.c.options, Text).contains(CONFINED),
+        above.c.id == place.c.domain_id, above.c.enabled.is_(True)).correlate(assignment)
+    return or_(kind == "system", and_(kind == "domain", is_inherited.is_(False), on_domain),
+               and_(or_(kind == "project", is_inherited.is_(True)), in_project))
