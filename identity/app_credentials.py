@@ -66,7 +66,7 @@ async def create(call: Call) -> dict[str, Any]:
     if call.context.project_id is None:
         raise BadRequest(reason="An application credential is made with a token for a project.")
     secret = given.get("secret") or secrets.token_urlsafe(64)
-    hashed = await state.passwords.hash(secret)
+    hashed = await state.passwords.hash(secret, peer=call.peer)
     shown: dict[str, Any] = await call.run(lambda connection, _: _create(connection, call, hashed))
     return {"application_credential": {**shown, "secret": secret}}
 

@@ -152,7 +152,7 @@ async def _check_password(call: Call, given: Mapping[str, Any], proof: Proof) ->
     if not isinstance(password, str):
         raise BadRequest(reason="Expecting to find password in user.")
     row = await _begin_try(call, given["user"], proof)
-    row = await _judge_password(state, row, password)
+    row = await _judge_password(call, row, password)
     proof.is_user(row.id)
     _refuse_expired(state, row, proof)
     proof.password_hash = row.password_hash
@@ -196,7 +196,7 @@ async def verify_password(call: Call, user_id: str, password: str) -> Row[Any]:
     state: Identity = call.state
     row = await _take_place(call, user_id)
     try:
-        return await _judge_password(state, row, password)
+        return await _judge_password(call, row, password)
     except Unauthorized:
         if row is not None and not _is_locked(state, row):
             await call.run(lambda connection, _: _count_failure(connection, state, row))
@@ -206,10 +206,11 @@ async def verify_password(call: Call, user_id: str, password: str) -> Row[Any]:
             state.attempts.end(row.id)
 
 
-async def _judge_password(state: Identity, row: Row[Any] | None, password: str) -> Row[Any]:
+async def _judge_password(call: Call, row: Row[Any] | None, password: str) -> Row[Any]:
     """The row. Raises `Unauthorized`, the same for nobody, a locked user, a wrong word. All take as long."""
+    state: Identity = call.state
     is_locked = row is not None and _is_locked(state, row)
-    is_right = await state.passwords.is_right(password, row.password_hash if row is not None else None)
+    is_right = await state.passwords.is_right(password, row.password_hash if row is not None else None, peer=call.peer)
     if row is None:
         raise Unauthorized().because("login.unknown_user")
     if is_locked:
@@ -287,7 +288,7 @@ async def _check_token(call: Call, given: Mapping[str, Any], proof: Proof) -> No
 async def _check_app_credential(call: Call, given: Mapping[str, Any], proof: Proof) -> None:
     row, owner = await call.read(lambda connection, _: _find_app_credential(connection, given))
     state: Identity = call.state
-    is_right = await state.passwords.is_right(given["secret"], row.secret_hash if row is not None else None)
+    is_right = await state.passwords.is_right(given["secret"], row.secret_hash if row is not None else None, peer=call.peer)
     if row is None or owner is None or not is_right:
         raise Unauthorized().because("login.app_credential", is_there=row is not None)
     proof.is_user(owner.id)

@@ -1,19 +1,22 @@
 """Passwords: hashed with argon2id in a small pool, and the rules for choosing one.
 
 A hash takes some 50 ms and 19 MiB, outside the interpreter's lock. Who waits is bounded: a flood of logins is refused with 503
-before it fills memory. Hashes of the configuration (scrypt, `common/secrets.py`) are understood as well.
+before it fills memory, and has one turn in so many (identity/turns.py). Hashes of the configuration (scrypt, `common/secrets.py`)
+are understood as well.
 """
 from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import Argon2Error, InvalidHashError
 
-from common.errors import BadRequest, Overloaded
+from common.errors import BadRequest
 from common.secrets import verify_key
+from identity.turns import Turns
 
 THREADS, WAITING_MAX = 2, 32
 PASSWORD_CHARS_MAX = 1_024
@@ -28,15 +31,15 @@ class Passwords:
                  passes: int = _PASSES) -> None:
         self._hasher = PasswordHasher(time_cost=passes, memory_cost=memory_kib, parallelism=1, type=Type.ID)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="argon2")
-        self._waiting, self._waiting_max = 0, waiting_max
+        self.turns = Turns(running_max=threads, total_max=waiting_max)
 
-    async def hash(self, password: str) -> str:
-        """Raises `Overloaded`."""
-        return str(await self._submit(self.hash_here, password))
+    async def hash(self, password: str, *, peer: str) -> str:
+        """peer: the address that asks, for a fair turn. Raises `Overloaded`."""
+        return str(await self._submit(peer, self.hash_here, password))
 
-    async def is_right(self, password: str, hashed: str | None) -> bool:
+    async def is_right(self, password: str, hashed: str | None, *, peer: str) -> bool:
         """None takes as long as any other: the time does not tell who exists. Raises `Overloaded`."""
-        return bool(await self._submit(self.is_right_here, password, hashed)) and hashed is not None
+        return bool(await self._submit(peer, self.is_right_here, password, hashed)) and hashed is not None
 
     def hash_here(self, password: str) -> str:
         """In this thread: for the bootstrap."""
@@ -57,14 +60,16 @@ class Passwords:
         """Let go of the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _submit(self, fn: object, *arguments: object) -> object:
-        if self._waiting >= self._waiting_max:
-            raise Overloaded(what="logins", reason="Too many passwords wait to be checked; try again.", retry_after_s=1)
-        self._waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, fn, *arguments)  # type: ignore[arg-type]
-        finally:
-            self._waiting -= 1
+    async def _submit(self, peer: str, fn: Callable[..., object], *arguments: object) -> object:
+        await self.turns.take(peer)
+        work = asyncio.get_running_loop().run_in_executor(self._pool, fn, *arguments)
+        work.add_done_callback(lambda _: self.turns.give_back())
+        return await asyncio.shield(work)        # a client that goes away does not stop the thread: its turn ends with the work
+
+
+def _to_the_end(regex: str) -> str:
+    """A `$` at the end of an operator's rule means the end, not also before a newline that ends the password."""
+    return regex[:-1] + r"\Z" if regex.endswith("$") and not regex.endswith(r"\$") else regex
 
 
 def check_password(password: object, *, regex: str) -> str:

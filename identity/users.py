@@ -89,7 +89,8 @@ async def create_user(call: Call) -> dict[str, Any]:
     call.enforce({"target.user.domain_id": domain_id, "target.user.is_privileged": False, "target.user.has_roles_elsewhere": False})
     hashed = None
     if given.get("password") is not None:
-        hashed = await state.passwords.hash(check_password(given["password"], regex=state.config.password_regex))
+        password = check_password(given["password"], regex=state.config.password_regex)
+        hashed = await state.passwords.hash(password, peer=call.peer)
 
     def create(connection: Connection, _: Call) -> Row[Any]:
         check_domain(connection, domain_id)
@@ -173,7 +174,8 @@ async def update_user(call: Call) -> dict[str, Any]:
     await call.read(lambda connection, _: _allowed(connection, call))
     hashed = None
     if given.get("password") is not None:
-        hashed = await state.passwords.hash(check_password(given["password"], regex=state.config.password_regex))
+        password = check_password(given["password"], regex=state.config.password_regex)
+        hashed = await state.passwords.hash(password, peer=call.peer)
 
     def change(connection: Connection, _: Call) -> Row[Any]:
         row = _allowed(connection, call)
@@ -231,9 +233,9 @@ async def change_password(call: Call) -> None:
         if password == given["original_password"]:
             raise BadRequest(reason="The new password must not be one of the last ones.").because("password.history")
         for old in await call.read(lambda connection, _: _last_hashes(connection, state, user_id)):
-            if await state.passwords.is_right(password, old):
+            if await state.passwords.is_right(password, old, peer=call.peer):
                 raise BadRequest(reason="The new password must not be one of the last ones.").because("password.history")
-    hashed = await state.passwords.hash(password)
+    hashed = await state.passwords.hash(password, peer=call.peer)
 
     def change(connection: Connection, _: Call) -> None:
         now_us = state.clock.now_us()

@@ -242,7 +242,7 @@ async def test_another_process_on_the_database_learns_of_a_revocation_when_it_lo
 
 async def test_a_flood_of_logins_is_refused_with_503_and_a_time_to_come_back(make_cloud):
     async with make_cloud() as cloud:
-        cloud.state.passwords._waiting_max = 0
+        cloud.state.passwords.turns.total_max = 0
         answer = await cloud.try_login(password("x", "y"))
         assert answer.status == 503 and answer.headers["Retry-After"] == "1"
 
