@@ -46,7 +46,8 @@ CONTROL_RULES: dict[str, Rule] = {
     "login.plain": Rule(
         "logins over plain HTTP are refused on a public address",
         "set cert and key in [tls]; or insecure_http = true in [tls] if something else encrypts"),
-    "login.scope": Rule("an application credential has its scope already, and the login named one", "leave the scope out"),
+    "login.scope": Rule("an application credential or access token has its scope already, and the login named one",
+                        "leave the scope out"),
     "login.app_credential": Rule("wrong id, name or secret of an application credential", _NEW_APP_CREDENTIAL),
     "login.rescope": Rule(
         "a token of an application credential, a trust or OAuth cannot be exchanged for another one", "log in as the user"),
@@ -55,9 +56,9 @@ CONTROL_RULES: dict[str, Rule] = {
     "login.trust": Rule("trust {trust} cannot be used by this user", "only its trustee can, and while it lasts"),
     "login.trust_used": Rule("trust {trust} has no uses left", "its trustor can make another one"),
     # what one may do
-    "policy": Rule(
     "administrator.last": Rule("nobody could have logged in as an administrator after this",
                                "`openstack role add` to another user first"),
+    "policy": Rule(
         "the rule {name} says no: {expression}. The caller has the roles {roles} in project {project}",
         "give a role that the rule names, or change the rule in STATE/policy/identity.yaml"),
     "delegation.token": Rule("a token of a trust or of OAuth cannot make new credentials", "log in as the user"),

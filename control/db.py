@@ -18,10 +18,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.pool import QueuePool
 
-from common.errors import Overloaded
+from common.errors import BadRequest, Overloaded
 from common.log import get_logger
 from control.errors import BadReference, Duplicate
 
@@ -59,7 +59,7 @@ class Database:
 
     async def run(self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`fn(connection, ...)` as one transaction that may write. Raises what fn does, `Duplicate`, `BadReference`,
-        `Overloaded`.
+        `Overloaded`, `BadRequest` for a value that the database cannot hold.
         """
         result, callbacks = await self._submit(self._write_pool, partial(self.run_here, fn, *args, **kwargs))
         for callback in callbacks:
@@ -83,6 +83,8 @@ class Database:
                 return result, callbacks
             except IntegrityError as error:
                 raise translate_integrity(error) from error
+            except DataError as error:
+                raise _unstorable() from error
             except DBAPIError as error:
                 if not left or getattr(error.orig, "sqlstate", None) not in _RETRY_STATES:
                     raise
@@ -92,7 +94,10 @@ class Database:
         with self._reader.connect() as connection, connection.begin():
             if not self.is_sqlite:
                 connection.exec_driver_sql("SET TRANSACTION READ ONLY")
-            return fn(connection, *args, **kwargs)
+            try:
+                return fn(connection, *args, **kwargs)
+            except DataError as error:
+                raise _unstorable() from error
 
     async def _submit(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         if self._waiting >= _WAITING_MAX:
@@ -110,6 +115,11 @@ class Database:
         self._read_pool.shutdown()
         self._writer.dispose()
         self._reader.dispose()
+
+
+def _unstorable() -> BadRequest:
+    """A value that no column could hold, such as a NUL character in a query: PostgreSQL says so, SQLite finds no such row."""
+    return BadRequest(reason="A value in the request is none that could be stored.")
 
 
 def after_commit(connection: Connection, callback: Callable[[], None]) -> None:

@@ -125,11 +125,11 @@ def _beyond(connection: Connection, listing: Listing, order: ColumnElement[Any] 
     """After the row with this id, in the order of the list."""
     key = listing.key
     after = key < marker if is_descending else key > marker
-    if order is None:
-        return after
-    found = connection.execute(select(order).where(key == marker)).first()
+    found = connection.execute(select(key if order is None else order).where(key == marker)).first()
     if found is None:
         raise BadRequest(reason=f"marker {marker[:64]!r} not found")
+    if order is None:
+        return after
     further = order < found[0] if is_descending else order > found[0]
     return or_(further, and_(order == found[0], after))
 

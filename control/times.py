@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from common.errors import BadRequest
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FORM = re.compile(r"(\d{4}-\d{2}-\d{2})[T ](\d{2}:\d{2}:\d{2})(?:\.(\d{1,6})\d*)?(Z|[+-]\d{2}:?\d{2})?")
+_FORM = re.compile(r"(\d{4}-\d{2}-\d{2})[T ](\d{2}:\d{2}:\d{2})(?:\.(\d{1,6})\d*)?(Z|[+-]\d{2}:?\d{2})?", re.ASCII)
 
 
 def format_time(us: int) -> str:
@@ -38,6 +38,8 @@ def parse_time(text: object, name: str) -> int:
             raise ValueError
         day, time, fraction, zone = found.groups()
         value = datetime.fromisoformat(f"{day}T{time}" + ("+00:00" if zone in (None, "Z") else str(zone)))
-        return (value - _EPOCH) // timedelta(microseconds=1) + int((fraction or "0").ljust(6, "0"))
+        us = (value - _EPOCH) // timedelta(microseconds=1) + int((fraction or "0").ljust(6, "0"))
+        _EPOCH + timedelta(microseconds=us)              # what cannot be shown in UTC is no time of ours
+        return us
     except (ValueError, OverflowError) as error:
         raise BadRequest(reason=f"{name} is not a time such as 2026-01-31T12:00:00Z") from error

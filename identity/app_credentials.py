@@ -90,7 +90,7 @@ def _create(connection: Connection, call: Call, hashed: str) -> dict[str, Any]:
     if not wanted or not wanted <= have.keys():
         raise BadRequest(reason="An application credential can have only roles that its user has in the project.").because(
             "delegation.roles")
-    expires_us = parse_time(given["expires_at"], "expires_at") if given.get("expires_at") else None
+    expires_us = parse_time(given["expires_at"], "expires_at") if given.get("expires_at") is not None else None
     if expires_us is not None and expires_us <= state.clock.now_us():
         raise BadRequest(reason="expires_at is not in the future.")
     if parent is not None and parent.expires_us is not None:

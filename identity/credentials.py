@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Row, select
@@ -37,6 +38,7 @@ from identity.totp import seed_bytes
 from identity.users import target_of as target_of_user
 
 _BLOB_CHARS_MAX = 16_384
+_ORIGINS = frozenset({"trust_id", "app_cred_id", "app_credential_id", "application_credential_id", "access_token_id"})
 _FIELDS: dict[str, Any] = {"user_id": ID, "project_id": ID_OR_NULL, "type": {"type": "string", "minLength": 1, "maxLength": 255},
                            "blob": {"type": ["string", "object"], "maxLength": _BLOB_CHARS_MAX}}
 _CREATE, _UPDATE = wrapped("credential", properties(_FIELDS, ("type", "blob"))), wrapped("credential", properties(_FIELDS))
@@ -66,21 +68,37 @@ def create_credential(connection: Connection, call: Call) -> dict[str, Any]:
     call.enforce({"target.credential.user_id": user_id})
     if find_row(connection, user, user_id) is None:
         raise BadRequest(reason="There is no such user.")
+    _refuse_forged(given)
     blob = given["blob"] if isinstance(given["blob"], str) else json.dumps(given["blob"])
     digest, project_id = None, given.get("project_id")
     if given["type"] == "ec2":
         blob, digest = _checked_ec2(blob)
         if project_id is None:
             raise BadRequest(reason="An ec2 credential needs a project_id.")
-        if not call.may(rule="admin_required"):
-            _refuse_without_role(connection, user_id, project_id)
     _refuse_beyond(call, given["type"], project_id)
+    if project_id is not None and not call.may(rule="admin_required"):
+        _refuse_without_role(connection, user_id, project_id)
+    _check_project(connection, project_id)
     if given["type"] == "totp":
         _check_seed(blob)
     row = _add(connection, call, digest=digest, user_id=user_id, project_id=project_id, kind=given["type"], blob=blob,
                extra=free_attributes(given, _FIELDS))
     call.state.change(connection)
     return {"credential": show_credential(call, row)}
+
+
+def _refuse_forged(given: Mapping[str, Any]) -> None:
+    """What a credential was made with is known from the token, not from what a client says. Raises `BadRequest`."""
+    forged = sorted(_ORIGINS & given.keys())
+    if forged:
+        raise BadRequest(reason=f"{forged[0]} is not an attribute that a client can set.")
+
+
+def _check_project(connection: Connection, project_id: str | None) -> None:
+    """Raises `BadRequest`."""
+    row = find_row(connection, project, project_id)
+    if project_id is not None and (row is None or row.is_domain):
+        raise BadRequest(reason="There is no such project.")
 
 
 def _add(connection: Connection, call: Call, *, digest: str | None, user_id: str, project_id: str | None, kind: str, blob: str,
@@ -159,6 +177,7 @@ def update_credential(connection: Connection, call: Call) -> dict[str, Any]:
     row, given = _allowed(connection, call), call.body["credential"]
     for name in ("user_id", "project_id", "type"):
         same_or_absent(given, name, getattr(row, name))
+    _refuse_forged(given)
     values: dict[str, Any] = {"extra": free_attributes(given, _FIELDS, row.extra)}
     if "blob" in given:
         blob = given["blob"] if isinstance(given["blob"], str) else json.dumps(given["blob"])

@@ -381,6 +381,8 @@ def _make(connection: Connection, call: Call, proof: Proof) -> Meaning:
         return _finish(connection, state, proof, generation, kind="project", scope_id=proof.app_credential.project_id,
                        app_credential_id=proof.app_credential.id)
     if proof.access_token is not None:
+        if scope is not None:
+            raise Unauthorized(reason="An access token has its scope already.").because("login.scope")
         return _finish(connection, state, proof, generation, kind="project", scope_id=proof.access_token.project_id,
                        access_token_id=proof.access_token.id)
     if isinstance(scope, Mapping) and "OS-TRUST:trust" in scope:

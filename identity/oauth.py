@@ -92,6 +92,8 @@ async def create_request_token(call: Call) -> Answer:
     """Signed by the consumer; the project is named in a header."""
     given = _parse_header(call)
     project_id = call.headers.get("Requested-Project-Id", "")
+    if not project_id.isascii() or len(project_id) > 255:
+        raise BadRequest(reason="Requested-Project-Id is no id of a project.")
     await call.run(lambda connection, _: _check_signature(connection, call, given, token_secret=""))
     token_id, secret = new_id(), secrets.token_hex(32)
     state: Identity = call.state
@@ -235,6 +237,8 @@ def _parse_header(call: Call) -> dict[str, str]:
     """The oauth_ parameters of the Authorization header. Raises `Unauthorized`."""
     scheme, _, text = call.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "oauth" or len(text) > 8_192:
+        raise Unauthorized().because("oauth.header")
+    if not text.isascii() or "%00" in text:                  # what is no text of a database cannot name anything
         raise Unauthorized().because("oauth.header")
     pairs = (_PAIR.fullmatch(part) for part in text.split(","))
     return {unquote(found[1]): unquote(found[2]) for found in pairs if found is not None}

@@ -78,6 +78,6 @@ def check_password(password: object, *, regex: str) -> str:
         raise BadRequest(reason="Password validation error: a password is a string that is not empty.")
     if len(password) > PASSWORD_CHARS_MAX:
         raise BadRequest(reason=f"Password validation error: a password has at most {PASSWORD_CHARS_MAX} characters.")
-    if regex and re.match(regex, password) is None:
+    if regex and re.match(_to_the_end(regex), password) is None:
         raise BadRequest(reason=f"The password does not match the requirements: {regex}").because("password.regex")
     return password

@@ -68,7 +68,7 @@ def create(connection: Connection, call: Call) -> dict[str, Any]:
         get_row(connection, project, given["project_id"], what="project")
     parent = _parent(connection, call, given)
     wanted = _wanted_roles(connection, given, parent)
-    expires_us = parse_time(given["expires_at"], "expires_at") if given.get("expires_at") else None
+    expires_us = parse_time(given["expires_at"], "expires_at") if given.get("expires_at") is not None else None
     if expires_us is not None and expires_us <= state.clock.now_us():
         raise BadRequest(reason="expires_at is not in the future.")
     if parent is not None and parent.expires_us is not None:

@@ -26,7 +26,7 @@ from identity.base import (
     same_or_absent,
 )
 from identity.effective import groups_of, reachable
-from identity.login import refuse_plain, verify_password
+from identity.login import METHODS, refuse_plain, verify_password
 from identity.model import DEFAULT_DOMAIN, assignment, group, membership, password_history, project, user
 from identity.passwords import check_password
 from identity.privilege import has_roles_elsewhere, is_privileged_actor
@@ -42,7 +42,7 @@ _OPTIONS = properties({
     "ignore_lockout_failure_attempts": {"type": ["boolean", "null"]}, "lock_password": {"type": ["boolean", "null"]},
     "ignore_user_inactivity": {"type": ["boolean", "null"]}, "multi_factor_auth_enabled": {"type": ["boolean", "null"]},
     "multi_factor_auth_rules": {"type": ["array", "null"], "maxItems": 16, "items": {
-        "type": "array", "minItems": 1, "maxItems": 8, "items": {"type": "string"}}}}, is_closed=True)
+        "type": "array", "minItems": 1, "maxItems": 8, "items": {"type": "string", "enum": list(METHODS)}}}}, is_closed=True)
 _FIELDS: Mapping[str, Any] = {
     "name": name_of(255), "domain_id": ID_OR_NULL, "enabled": BOOLEAN, "description": TEXT, "email": TEXT,
     "default_project_id": ID_OR_NULL, "password": {"type": ["string", "null"]}, "options": _OPTIONS}
@@ -60,8 +60,8 @@ def target_of(connection: Connection, row: Row[Any] | None, *, now_us: int) -> d
         return {}
     actors = [("user", row.id), *(("group", one) for one in groups_of(connection, row.id))]
     return {"target.user.id": row.id, "target.user.domain_id": row.domain_id,
-            "target.user.is_privileged": is_privileged_actor(connection, actors, now_us=now_us)}
             "target.user.has_roles_elsewhere": has_roles_elsewhere(connection, actors, domain_id=row.domain_id, now_us=now_us),
+            "target.user.is_privileged": is_privileged_actor(connection, actors, now_us=now_us)}
 
 
 def _allowed(connection: Connection, call: Call) -> Row[Any]:

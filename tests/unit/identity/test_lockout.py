@@ -141,3 +141,15 @@ async def test_a_passcode_of_nobody_takes_the_same_steps_as_a_wrong_one(make_clo
             assert len(opened) == 1, user
         decoy = passcode_at("A" * 32, cloud.clock.now_us() // 30_000_000)
         assert (await cloud.try_login(by_code(without, decoy))).status == 401
+
+
+async def test_an_administrator_unlocks_a_user_by_enabling_it(make_cloud):
+    async with make_cloud(lockout_failures=3, lockout_s=60) as cloud:
+        user = (await cloud.make("user", name="alice", password="alice"))["id"]
+        for _ in range(3):
+            await cloud.try_login(by_password(user, "wrong"))
+        assert (await cloud.as_admin("PATCH", f"/v3/users/{user}", {"user": {"description": "x"}})).status == 200
+        assert (await cloud.try_login(by_password(user, "alice"))).status == 401
+        assert (await cloud.as_admin("PATCH", f"/v3/users/{user}", {"user": {"enabled": True}})).status == 200
+        assert (await cloud.try_login(by_password(user, "alice"))).status == 201
+        assert await failures_of(cloud, user) == 0

@@ -67,7 +67,8 @@ async def test_pages_are_complete_in_order_and_without_doubles(make_cloud):
 
 @pytest.mark.parametrize("query", ["limit=-1", "limit=x", "limit=1e3", "limit=99999999999999", "sort_key=password_hash",
                                    "enabled=perhaps",
-                                   "sort_dir=up", "name__regex=x"])
+                                   "sort_dir=up", "name__regex=x", "limit=1&marker=nope", "marker=nope",
+                                   "sort_key=name&marker=nope"])
 async def test_a_question_that_makes_no_sense_is_400(make_cloud, query):
     async with make_cloud() as cloud:
         assert (await cloud.as_admin("GET", f"/v3/users?{query}")).status == 400
