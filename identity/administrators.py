@@ -22,7 +22,8 @@ _ADMIN = "admin"                         # as rule admin_required has it
 def keep_an_administrator(connection: Connection, *, is_risk: bool = True) -> Iterator[None]:
     """Around a change that takes something away; is_risk: False for one that does not. Raises `Forbidden` after the last one.
 
-    Where there was none before (an operator's policy may do without the role) nothing is refused.
+    The counter of authorization changes has to have moved in this transaction: so of two that would each leave the other's
+    administrator, one after the other looks. Where there was none before nothing is refused: a policy file may do without the role.
     """
     had = is_risk and has_administrator(connection)
     yield

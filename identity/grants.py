@@ -133,11 +133,11 @@ def _revoke(place: Place) -> Callable[[Connection, Call], None]:
         actor_id, target_id, found = _resolve(connection, call, place, with_role=True)
         assert found is not None
         keys = _keys(place, actor_id, target_id, found.id)
+        call.state.change(connection)
         with keep_an_administrator(connection):
             gone = connection.execute(delete(assignment).where(*(assignment.c[name] == value for name, value in keys.items())))
         if not gone.rowcount:
             raise missing("role assignment", found.id)
-        call.state.change(connection)
     return revoke
 
 

@@ -127,11 +127,11 @@ def check_member(connection: Connection, call: Call) -> None:
 def remove_member(connection: Connection, call: Call) -> None:
     """What the group gave is gone at once."""
     group_id, user_id = _both(connection, call)
+    call.state.change(connection)
     with keep_an_administrator(connection):
         gone = connection.execute(delete(membership).where(membership.c.group_id == group_id, membership.c.user_id == user_id))
     if not gone.rowcount:
         raise missing("user in group", user_id)
-    call.state.change(connection)
 
 
 ROUTES = (

@@ -1,6 +1,8 @@
 """Nobody locks everybody out: the default domain stays, the last administrator stays, by whichever path it is tried."""
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from sqlalchemy import update
 
@@ -130,3 +132,21 @@ async def test_where_no_role_is_admin_nothing_is_refused(make_cloud):
         cloud.service.policy = Policy(DEFAULTS, {"admin_required": "role:operator"})
         cloud.state.forget_contexts()
         assert (await cloud.as_admin("DELETE", f"/v3/users/{user}")).status == 204
+
+
+@pytest.mark.parametrize("by", ["disabling", "role", "group"])
+async def test_of_two_administrators_that_go_at_the_same_moment_one_stays(make_cloud, by):
+    async with make_cloud() as cloud:
+        disable_first, *_ = await last_ways(cloud)
+        role = await found(cloud, "role")
+        domain, group = (await cloud.make("domain", name="d"))["id"], (await cloud.make("group", name="g"))["id"]
+        user = (await cloud.make("user", name="second", password="second"))["id"]
+        grant = f"/v3/domains/{domain}/users/{user}/roles/{role}"
+        if by == "group":
+            grant = f"/v3/domains/{domain}/groups/{group}/roles/{role}"
+            await cloud.as_admin("PUT", f"/v3/groups/{group}/users/{user}")
+        await cloud.as_admin("PUT", grant)
+        disable_second = {"disabling": ("PATCH", f"/v3/users/{user}", {"user": {"enabled": False}}),
+                          "role": ("DELETE", grant, None), "group": ("DELETE", f"/v3/groups/{group}/users/{user}", None)}[by]
+        answers = await asyncio.gather(*(cloud.as_admin(*way) for way in (disable_first, disable_second)))
+        assert await is_there(cloud), answers
