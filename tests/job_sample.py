@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -158,25 +159,32 @@ class Boxes:
 
 
 class PointDatabase(Database):
-    """Before each transaction that writes, in it after all its statements, and after its commit, there is a point."""
+    """Before each transaction that writes, in it after all its statements, and after its commit, there is a point.
+
+    writing: held by the thread of a transaction that writes.
+    """
 
     def __init__(self, url: str, point: Point) -> None:
         super().__init__(url)
-        self._point = point
+        self._point, self.writing = point, threading.RLock()
 
     def run_here(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         name = fn.__name__.strip("_")
         if name in ("release_ended", "repair_here", "prune", "renew"):
-            return super().run_here(fn, *args, **kwargs)
+            return self._run_alone(fn, *args, **kwargs)
 
         def watched(connection: Connection, *args: Any, **kwargs: Any) -> Any:
             result = fn(connection, *args, **kwargs)
             self._point(f"{name}.inside")
             return result
         self._point(f"{name}.before")
-        result = super().run_here(watched, *args, **kwargs)
+        result = self._run_alone(watched, *args, **kwargs)
         self._point(f"{name}.after")
         return result
+
+    def _run_alone(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with self.writing:
+            return super().run_here(fn, *args, **kwargs)
 
 
 def make_tables(connection: Connection) -> None:

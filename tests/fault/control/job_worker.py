@@ -31,7 +31,8 @@ async def live(url: str, root: Path, lease_s: float, role: str, stop_at: str, fa
     """Until no job is live."""
     def point(name: str) -> None:
         if name == stop_at:
-            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)      # here, not a few statements later
+            with database.writing:               # a transaction of another thread ends first: it would hold SQLite's lock for ever
+                signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)      # here, not a few statements later
 
     boxes, database = Boxes(root, point=point), PointDatabase(url, point)
     store = Unfenced(make_store(database)._clock, has_own_time=not database.is_sqlite) if fault else make_store(database)
