@@ -167,9 +167,19 @@ def _digest(token: str) -> bytes:
 Change = Callable[[Connection], None]
 
 
-def skip_counter(connection: Connection) -> None:
+def find_counter(connection: Connection) -> int:
+    """How far the counter is; 0 where it was never made."""
+    return int(connection.execute(select(counter.c.value).where(counter.c.name == _COUNTER)).scalar() or 0)
+
+
+def skip_counter(connection: Connection, replaced: int, now_us: int) -> None:
     """After a restore: the counter is as old as the backup, and tokens that were made since count higher.
 
-    Without this they would escape every revocation until the counter came up to them.
+    Without this they would escape every revocation until the counter came up to them. It becomes the time: no cluster changes
+    more often than once a microsecond, so whatever was counted before, also after earlier restores of whatever backup, is less.
+    Where the clock is behind what is known to have been counted (replaced: by the database that this one takes the place of),
+    it leaps.
     """
-    connection.execute(update(counter).where(counter.c.name == _COUNTER).values(value=counter.c.value + RESTORE_SKIP))
+    known = max(find_counter(connection), replaced)
+    value = now_us if now_us > known else known + RESTORE_SKIP
+    connection.execute(update(counter).where(counter.c.name == _COUNTER).values(value=value))

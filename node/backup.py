@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,13 @@ from common.version import VERSION
 from control import jobs_model
 from control.dump import BackupFailed, Dump, History, check_sqlite, dump_postgres, dump_sqlite
 from identity import main as identity
-from identity.state import skip_counter
+from identity.state import find_counter, skip_counter
 from node.backup_archive import (
     Archive,
     Manifest,
     extract,
     find_damage,
-    is_safe,
+    is_ours,
     open_archive,
     pack_tar,
     read_manifest,
@@ -55,12 +56,14 @@ class ServiceDatabase:
     file: str
     url: Callable[[HoldfastConfig], str | None]
     histories: tuple[History, ...]
-    after_restore: Callable[[Connection], None]          # in a transaction of its own, before anybody uses the database
+    counted: Callable[[Connection], int]                 # how far a database came that a restore takes the place of
+    after_restore: Callable[[Connection, int, int], None]        # (connection, what `counted` said or 0, us of now): in a
+    #                                                      transaction of its own, before anybody uses the database
 
 
 DATABASES = (ServiceDatabase(service="identity", file="control/identity.sqlite", url=lambda config: config.identity.database,
                              histories=(("identity", identity.MIGRATIONS), (jobs_model.HISTORY, jobs_model.MIGRATIONS)),
-                             after_restore=skip_counter),)
+                             counted=find_counter, after_restore=skip_counter),)
 
 
 def create_backup(loaded: Loaded[HoldfastConfig], root: Path, target: Path, *, clock: Clock, say: Say) -> dict[str, Any]:
@@ -82,7 +85,9 @@ def create_backup(loaded: Loaded[HoldfastConfig], root: Path, target: Path, *, c
         for name in TREES:
             if (root / name).is_dir():
                 say(f"copying {name}")
-                copy_tree(root / name, staging / "state" / name)
+                copy_tree(root / name, staging / "state" / name, wanted=partial(_is_wanted, name))
+                notes += [f"{name}/{one} is not part of the backup: it is not of this node's making"
+                          for one in _listing(root / name) if not _is_wanted(name, one)]
         _copy_file(root / CLUSTER_FILE, staging / "state" / CLUSTER_FILE)
         if loaded.file.path is not None:
             _copy_file(loaded.file.path, staging / CONFIG)
@@ -106,7 +111,7 @@ def verify_backup(path: Path) -> Manifest:
     """The manifest of an archive that is whole. Raises `NotFound`, `Corruption` with each damage in `problems`."""
     archive = open_archive(path)
     manifest = read_manifest(archive)
-    problems = [f"{name} is no name of a file in a backup" for name in manifest.files if not is_safe(name)]
+    problems = [f"{name} is no name of a file in a backup" for name in manifest.files if not is_ours(name)]
     problems = problems or list(find_damage(archive, manifest)) or list(_check_databases(archive, manifest))
     if problems:
         raise Corruption(what=str(path), problems=problems, reason="; ".join(problems))
@@ -143,13 +148,20 @@ def _dump(one: ServiceDatabase, config: HoldfastConfig, root: Path, staging: Pat
     return dump_sqlite(root / one.file, directory / "database.sqlite")
 
 
-def copy_tree(source: Path, target: Path) -> None:
-    """All files as they were together: read again if one changed, came or went meanwhile. Raises `BackupFailed`."""
+def _is_wanted(tree: str, name: str) -> bool:
+    return is_ours(f"state/{tree}/{name}")
+
+
+def copy_tree(source: Path, target: Path, *, wanted: Callable[[str], bool] = lambda name: True) -> None:
+    """All files as they were together: read again if one changed, came or went meanwhile. Raises `BackupFailed`.
+
+    wanted: of the name below `source`.
+    """
     for _ in range(_READS):
         before = _listing(source)
         shutil.rmtree(target, ignore_errors=True)
         try:
-            for name in before:
+            for name in filter(wanted, before):
                 _copy_file(source / name, target / name)
         except FileNotFoundError:
             continue

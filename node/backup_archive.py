@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import stat
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,8 @@ from common.errors import Corruption, NotFound
 
 FORMAT, MAGIC, MANIFEST = 1, "holdfast-backup", "manifest.json"
 _PIECE_BYTES = 1 << 20
+_NAMES = re.compile(r"""state/cluster\.json | state/(secrets|policy)/[^/\0]+ | state/secrets/(token|credential)-keys/[0-9]+
+    | state/rings/[^/\0]+/[^/\0]+ | config/holdfast\.toml | databases/[a-z]+/[A-Za-z0-9_.]+""", re.VERBOSE)
 _MANIFEST_BYTES_MAX = 64 << 20
 
 
@@ -190,9 +193,12 @@ def extract(archive: Archive, name: str, target: Path, *, mode: int = 0o600) -> 
         os.fsync(out.fileno())
 
 
-def is_safe(name: str) -> bool:
-    """Below the archive, and nothing else."""
-    return bool(name) and not name.startswith("/") and ".." not in name.split("/") and "\0" not in name
+def is_ours(name: str) -> bool:
+    """Whether a backup has a file of that name: no other place of a state directory is ever written to from an archive.
+
+    Files directly in secrets/ and policy/ may have any name: operators keep keys of users there (`key_file`).
+    """
+    return _NAMES.fullmatch(name) is not None and not {".", ".."} & set(name.split("/"))
 
 
 def pack_tar(root: Path, target: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, NullPool, create_engine, make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from common.clock import Clock
 from common.errors import ConfigError, Conflict
@@ -113,7 +114,9 @@ def _restore(asked: Restore, manifest: Manifest, plan: list[tuple[ServiceDatabas
                     extract(archive, path, staging / path.removeprefix("state/"))
             for one, url, row in plan:
                 say(f"loading the database of {one.service}")
-                _load(one, url, row, archive, manifest, staging, replaces=asked.replaces)
+                counted = _counted(one, url, root)
+                target = _load(one, url, row, archive, manifest, staging, replaces=asked.replaces)
+                _finish(target, one, counted, clock)
             if CONFIG in manifest.files:
                 extract(archive, CONFIG, staging / RESTORED_CONFIG)
             _own_like(root, staging)
@@ -133,26 +136,42 @@ def _restore(asked: Restore, manifest: Manifest, plan: list[tuple[ServiceDatabas
 
 
 def _load(one: ServiceDatabase, url: str | None, row: Mapping[str, Any], archive: Archive, manifest: Manifest, staging: Path, *,
-          replaces: bool) -> None:
+          replaces: bool) -> str | URL:
+    """The URL of what was loaded."""
     prefix = f"databases/{one.service}/"
     if url is None:
         extract(archive, prefix + "database.sqlite", staging / one.file)
-        _finish(f"sqlite:///{staging / one.file}", one)
-        return
+        return f"sqlite:///{staging / one.file}"
     with tempfile.TemporaryDirectory(prefix="dump-", dir=staging) as scratch:
         for path in manifest.files:
             if path.startswith(prefix):
                 extract(archive, path, Path(scratch) / path.removeprefix(prefix))
         dump = Dump(kind=row["kind"], tables=row["tables"], revisions=row["revisions"], columns=row["columns"])
         load_postgres(url, Path(scratch), dump, one.histories, replaces=replaces)
-    _finish(make_url(url).set(drivername="postgresql+psycopg"), one)
+    return make_url(url).set(drivername="postgresql+psycopg")
 
 
-def _finish(url: str | URL, one: ServiceDatabase) -> None:
+def _counted(one: ServiceDatabase, url: str | None, root: Path) -> int:
+    """How far the database came that is replaced; 0 if there is none, or none that can be read."""
+    if url is None and not (root / one.file).exists():
+        return 0
+    engine = create_engine(f"sqlite:///{root / one.file}" if url is None else make_url(url).set(drivername="postgresql+psycopg"),
+                           poolclass=NullPool)
+    try:
+        with engine.connect() as connection:
+            return one.counted(connection)
+    except SQLAlchemyError as error:                     # no tables, or broken ones, which may be why somebody restores
+        _log.info("the database that is replaced cannot be read", service=one.service, reason=type(error).__name__)
+        return 0
+    finally:
+        engine.dispose()
+
+
+def _finish(url: str | URL, one: ServiceDatabase, counted: int, clock: Clock) -> None:
     engine = create_engine(url, poolclass=NullPool)
     try:
         with engine.begin() as connection:
-            one.after_restore(connection)
+            one.after_restore(connection, counted, clock.now_us())
     finally:
         engine.dispose()
 

@@ -15,17 +15,18 @@ from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, update
 
 from common.clock import SystemClock
 from common.errors import ConfigError, Conflict, Corruption, NotFound
 from control import dump
 from control.dump import BackupFailed, check_sqlite
 from identity.main import open_database
-from identity.model import project_tag, region
+from identity.model import counter, project_tag, region
+from identity.state import RESTORE_SKIP, find_counter, skip_counter
 from node import backup
 from node.backup import copy_tree, create_backup, verify_backup
-from node.backup_archive import MANIFEST, DirectoryArchive, _canonical, _digest, open_archive
+from node.backup_archive import MANIFEST, DirectoryArchive, _canonical, _digest, is_ours, open_archive
 from node.backup_restore import Restore, restore_backup
 from node.config import load_config
 from node.files import lock_state
@@ -132,6 +133,41 @@ async def test_what_is_restored_knows_its_tokens_users_secrets_and_rings(
         for each in (late, token):                       # one that was made after the backup is revoked like any other
             assert (await cloud.as_admin("DELETE", "/v3/auth/tokens", X_Subject_Token=each)).status == 204
             assert (await cloud.call("GET", "/v3/auth/projects", token=each)).status == 401
+
+
+@pytest.mark.parametrize("is_replaced", [True, False])
+async def test_tokens_from_between_two_restores_of_one_backup_can_be_revoked(
+        make_cloud, reopen_cloud, identity_url, other_url, tmp_path, is_replaced):
+    archive, other = tmp_path / "b.tar", configure(tmp_path / "other.toml", other_url)
+    loaded, settings = configure(tmp_path / "holdfast.toml", identity_url), {"database": other_url} if other_url else {}
+    async with make_cloud() as cloud:
+        user_id, project_id, _ = await cloud.member()
+        await asyncio.to_thread(make_node_state, tmp_path / "state", loaded.value)
+        await asyncio.to_thread(back_up, loaded, tmp_path / "state", archive)
+    await asyncio.to_thread(restore, archive, tmp_path / "1", other)
+    async with reopen_cloud(tmp_path / "1", **settings) as cloud:
+        made = (await cloud.make("user", name="other"))["id"]
+        for is_enabled in (False, True, False):
+            assert (await cloud.as_admin("PATCH", f"/v3/users/{made}", {"user": {"enabled": is_enabled}})).status == 200
+        between = await cloud.login(user_id, "alice", {"project": {"id": project_id}})
+    again = tmp_path / ("1" if is_replaced else "2")
+    await asyncio.to_thread(restore, archive, again, other, replaces=is_replaced or bool(other_url))
+    async with reopen_cloud(again, **settings) as cloud:
+        assert (await cloud.call("GET", "/v3/auth/projects", token=between)).status == 200
+        assert (await cloud.as_admin("DELETE", "/v3/auth/tokens", X_Subject_Token=between)).status == 204
+        assert (await cloud.call("GET", "/v3/auth/projects", token=between)).status == 401
+
+
+@pytest.mark.parametrize(("held", "replaced", "now_us", "becomes"), [
+    (7, 0, 1_000, 1_000), (7, 9, 1_000, 1_000), (7, 2_000, 1_000, 2_000 + RESTORE_SKIP), (2_000, 9, 1_000, 2_000 + RESTORE_SKIP)])
+async def test_the_counter_never_goes_back_whatever_the_clock_says(make_cloud, held, replaced, now_us, becomes):
+    def skip(connection):
+        connection.execute(update(counter).values(value=held))
+        skip_counter(connection, replaced, now_us)
+        return find_counter(connection)
+
+    async with make_cloud() as cloud:
+        assert await cloud.state.database.run(skip) == becomes
 
 
 async def test_a_database_is_copied_as_it_was_at_one_moment_while_others_write(make_cloud, identity_url, other_url, tmp_path):
@@ -280,6 +316,32 @@ def test_a_manifest_that_leads_out_of_the_archive_is_refused(node, tmp_path):
     (tmp_path / "b" / MANIFEST).write_text(json.dumps(stored))
     with pytest.raises(Corruption, match="no name of a file in a backup"):
         verify_backup(tmp_path / "b")
+
+
+@pytest.mark.parametrize("name", [
+    "state/secrets/a/b", "secrets/a", "state/run/x", "run/x", "state/cluster.json/x", "state/control/identity.sqlite",
+    "state/devices/d1/x",
+    "state/secrets/token-keys/evil", "state/rings/x", "config/other.toml", "databases/identity/../../x", "state/secrets/..",
+    "/etc/x", "state/holdfast.restored.toml", "databases/x", "state/secrets/.", "state/secrets/", ""])
+def test_a_file_that_no_backup_has_is_refused_though_the_manifest_names_it(node, tmp_path, name):
+    back_up(node.loaded, node.root, tmp_path / "b")
+    assert not is_ours(name)
+    stored = json.loads((tmp_path / "b" / MANIFEST).read_text())
+    stored["body"]["files"].append({"path": name, "size_bytes": 0, "sha256": _digest(io.BytesIO(b""))[1], "mode": 0o600})
+    stored["sha256"] = _digest(io.BytesIO(_canonical(stored["body"])))[1]
+    (tmp_path / "b" / MANIFEST).write_text(json.dumps(stored))
+    with pytest.raises(Corruption, match="no name of a file in a backup"):
+        restore(tmp_path / "b", tmp_path / "elsewhere", node.loaded, is_dry_run=True)
+
+
+def test_keys_that_an_operator_put_beside_ours_are_backed_up_and_directories_are_told_of(node, tmp_path):
+    (node.root / "secrets/bob's.key").write_text("k")
+    (node.root / "secrets/old").mkdir()
+    (node.root / "secrets/old/bob.key").write_text("k")
+    result = back_up(node.loaded, node.root, tmp_path / "b.tar")
+    names = set(verify_backup(tmp_path / "b.tar").files)
+    assert "state/secrets/bob's.key" in names and not any("/old/" in name for name in names)
+    assert any("secrets/old/bob.key is not part of the backup" in note for note in result["notes"])
 
 
 def test_a_database_that_is_not_what_the_manifest_says_is_found(node, tmp_path):
