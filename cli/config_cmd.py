@@ -11,6 +11,7 @@ from pathlib import Path
 from common.config_text import effective_values, format_values, make_sample
 from common.secrets import hash_key
 from node.config import HoldfastConfig, load_config
+from node.policy_check import check_policies
 
 SAMPLE_PATH = Path(__file__).parent.parent / "docs" / "config.sample.toml"
 _TITLE = """Holdfast configuration. Every setting is here with its default; remove a leading '#' to change one. Read from \
@@ -30,6 +31,7 @@ def main(argv: list[str]) -> int:
         return 0
     loaded = load_config(options.config, os.environ)
     if options.verb == "check":
+        check_policies(loaded.value.state_dir())
         print(f"{loaded.file.path or 'defaults (no configuration file)'}: good")
         return 0
     values = effective_values(loaded)
@@ -52,7 +54,7 @@ Without a file everything has a default. Found in this order: --config, $HOLDFAS
 HOLDFAST_NODE_LISTEN is node.listen. A running node reads the file again at SIGHUP.
 
   holdfast config sample > holdfast.toml     then remove the '#' before what you change
-  holdfast config check                      file and line of every mistake
+  holdfast config check                      file and line of every mistake, also of STATE/policy/identity.yaml
   holdfast config show                       each value and where it came from
   holdfast config hash-key < key             key_hash of a user, so that the file holds no key"""
 

@@ -10,8 +10,7 @@ that was not found refuses. Rules that refer to each other in a circle, or to on
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from common.config import hint
@@ -24,6 +23,7 @@ _TOKEN = re.compile(r"\s*(\(|\)|(?:'[^']*'|\"[^\"]*\"|%\([^()\s]*\)s|[^\s()'\"])
 _TEMPLATE = re.compile(r"%\(([^()\s]*)\)s")
 _CONSTANTS: Mapping[str, str] = {"True": "True", "False": "False", "None": "None"}
 _MISSING = object()
+RULE_WHERE = "policy rule "              # and the name: where an error is
 
 BASE_RULES: Mapping[str, str] = {
     "admin_required": "role:admin and is_admin_project:True",
@@ -54,32 +54,13 @@ class Policy:
             try:
                 self._checks[name], references[name] = _Parser(text, self._checks).parse()
             except PolicySyntaxError as error:
-                raise ConfigError(where=f"policy rule {name}", reason=str(error)) from error
+                raise ConfigError(where=RULE_WHERE + name, reason=str(error)) from error
         for name in references:
             _refuse_circles(name, references, ())
 
     def allows(self, rule: str, credentials: Mapping[str, object], target: Target) -> bool:
         """Whether the rule lets this caller do it to this target. A rule that nobody declared is a bug."""
         return self._checks[rule](credentials, target)
-
-
-def load_overrides(path: Path, known: Iterable[str]) -> dict[str, str]:
-    """The rules of an operator's YAML file. Raises `ConfigError`; a name that no route uses may be referred to by another rule."""
-    import yaml
-
-    try:
-        rows = yaml.safe_load(path.read_text()) or {}
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(where=str(path), reason=f"the policy file cannot be read: {error}") from error
-    if not isinstance(rows, dict):
-        raise ConfigError(where=str(path), reason="a policy file is a mapping of rule names to expressions")
-    names = set(known)
-    for name, text in rows.items():
-        if not isinstance(name, str) or not isinstance(text, str):
-            raise ConfigError(where=str(path), reason=f"rule {name!r}: both name and expression are strings")
-        if ":" in name and name not in names:
-            raise ConfigError(where=str(path), reason=f"there is no operation {name!r}{hint(name, names)}")
-    return dict(rows)
 
 
 def parse_expression(text: str, rules: Mapping[str, Check] | None = None) -> Check:
@@ -254,8 +235,8 @@ def _attribute(target: Target, name: str) -> str | None:
 
 def _refuse_circles(name: str, references: Mapping[str, set[str]], path: tuple[str, ...]) -> None:
     if name in path:
-        raise ConfigError(where=f"policy rule {path[0]}", reason=f"refers to itself: {' -> '.join((*path, name))}")
+        raise ConfigError(where=RULE_WHERE + path[0], reason=f"refers to itself: {' -> '.join((*path, name))}")
     for other in references[name]:
         if other not in references:
-            raise ConfigError(where=f"policy rule {name}", reason=f"there is no rule {other!r}{hint(other, references)}")
+            raise ConfigError(where=RULE_WHERE + name, reason=f"there is no rule {other!r}{hint(other, references)}")
         _refuse_circles(other, references, (*path, name))

@@ -12,7 +12,8 @@ from control.app import make_app as make_service_app
 from control.causes import Causes
 from control.discovery import ApiVersion, versions_document
 from control.errors import IDENTITY
-from control.policy import Policy, load_overrides
+from control.policy import Policy
+from control.policy_file import load_policy
 from control.routes import Answer, Route, RouteTable
 from identity import (
     app_credentials,
@@ -60,8 +61,9 @@ ROUTES: tuple[Route, ...] = (
 
 def make_policy(policy_file: Path | None) -> Policy:
     """The default rules, and an operator's file over them, if there is one. Raises `ConfigError`."""
-    is_there = policy_file is not None and policy_file.exists()
-    return Policy(DEFAULTS, load_overrides(policy_file, DEFAULTS) if policy_file is not None and is_there else None)
+    if policy_file is None or not policy_file.exists():
+        return Policy(DEFAULTS)
+    return load_policy(policy_file, DEFAULTS)
 
 
 def make_service(state: Identity, *, clock: Clock, registry: Registry | None = None,

@@ -16,6 +16,8 @@ from object.config import ObjectConfig
 from proxy.audit import AuditConfig
 from proxy.config import AuthConfig, HttpConfig, LimitsConfig, TlsConfig
 
+_DOMAIN = "default"                      # identity.model.DEFAULT_DOMAIN, which costs an import of SQLAlchemy
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeConfig:
@@ -56,6 +58,11 @@ class HoldfastConfig:
     def problems(self) -> Iterator[tuple[str, str]]:
         """What only shows when all tables are known."""
         yield from policy_problems(self.policy)
+        for index, row in enumerate(self.auth.user):
+            if row.account == _DOMAIN and self.identity.listen:
+                yield f"auth.user.{index}.account", (
+                    f'account "{_DOMAIN}" would be a project with the id of the default domain of the Identity API: choose another '
+                    'name, or switch that off (identity.listen = "")')
 
     @property
     def policies(self) -> tuple[Policy, ...]:

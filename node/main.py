@@ -28,6 +28,7 @@ from node.files import lock_state
 from node.listeners import bind_listeners, check_free, explain_bind_error
 from node.notify import notify_ready, notify_reloading, notify_starting, notify_stopping
 from node.plan import deal_devices
+from node.policy_check import find_mistake
 from node.reload import reload_all
 from node.report import find_problems, gather_devices, is_healthy, read_disks
 from node.state import NodeState, Say, open_state, prepare_directory, with_demo_user
@@ -123,6 +124,7 @@ class Node:
             if not await self._start_unless(stop):
                 return 0
             if self._control is not None:
+                await self._tell_policy_mistake()
                 await self._control.start()            # after the workers, whose start it would slow; clients wait in the listener
             self._save_endpoint(is_complete=True)
             _log.info("node serves", listen=self._listen, admin=self._admin, pid=os.getpid(), version=VERSION)
@@ -156,6 +158,12 @@ class Node:
             return True
         start.cancel()
         return False
+
+    async def _tell_policy_mistake(self) -> None:
+        """Of a file that keeps the Identity API from starting; the object store goes on without it."""
+        mistake = await asyncio.to_thread(find_mistake, self._state.root)
+        if mistake:
+            self._launch.say(f"the Identity API cannot start: {mistake}")
 
     def _make_control(self) -> ControlChild | None:
         """The process of the control plane, if this node has one. Raises `ConfigError`."""

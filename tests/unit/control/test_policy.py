@@ -5,7 +5,8 @@ import pytest
 
 from common.errors import ConfigError
 from control.context import Context
-from control.policy import Policy, PolicySyntaxError, load_overrides, parse_expression
+from control.policy import Policy, PolicySyntaxError, parse_expression
+from control.policy_file import load_overrides, load_policy
 
 ALICE = Context(user_id="alice", project_id="p1", roles=frozenset({"member", "reader"})).credentials
 ADMIN = Context(user_id="root", is_system=True, roles=frozenset({"admin", "member", "reader"})).credentials
@@ -67,3 +68,22 @@ def test_a_file_that_says_something_else_is_refused(tmp_path, text):
         load_overrides(path, {"identity:list_users"})
     with pytest.raises(ConfigError):
         load_overrides(tmp_path / "missing.yaml", ())
+
+
+@pytest.mark.parametrize(("text", "line", "words"), [
+    ("# ours\nidentity:list_users: '!'\nidentity:list_user: '!'\n", 3, "did you mean 'identity:list_users'"),
+    ("a: '!'\nidentity:list_users: 'role:admin and'\n", 2, "identity:list_users"),
+    ("a: 'rule:b'\nb: 'rule:a'\n", 1, "refers to itself"), ("\nidentity:list_users: 'rule:nobody'\n", 2, "no rule 'nobody'"),
+    ("a: '!'\nb: [1\n", 3, "no YAML"), ("a: '!'\n7: '!'\n", 2, "strings"), ("a: '!'\nb: {c: d}\n", 2, "strings"),
+    ("a: '!'\n\tb: '!'\n", 2, "no YAML"), ("a: !!python/object:x {}\n", 1, "no YAML")])
+def test_a_mistake_of_the_policy_file_is_named_with_its_line(tmp_path, text, line, words):
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_policy(tmp_path / "p.yaml", {"identity:list_users": "!"})
+    assert caught.value.fields["where"] == f"{tmp_path}/p.yaml:{line}" and words in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "{}"])
+def test_a_policy_file_without_rules_changes_none(tmp_path, text):
+    (tmp_path / "p.yaml").write_text(text)
+    assert load_policy(tmp_path / "p.yaml", {"identity:list_users": "!"}).expressions["identity:list_users"] == "!"
