@@ -27,7 +27,8 @@ from common.errors import (
     error_from_wire,
     error_to_wire,
 )
-from common.log import get_logger
+from common.http_lines import Connection, expect, name_server
+from common.log import Repeats, get_logger
 from common.secrets import load_secret, same_secret
 
 PREFIX = "/admin/v1"
@@ -76,23 +77,45 @@ def make_admin_app(routes: Iterable[AdminRoute], *, key: str, read_metrics: Call
 
     guards = [_make_guard(key)] if note_call is None else [_make_witness(note_call), _make_guard(key)]
     app = web.Application(middlewares=guards, client_max_size=_BODY_BYTES_MAX)
+    app.on_response_prepare.append(name_server)
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/healthz", healthz)
     for route in routes:
-        app.router.add_route(route.method, PREFIX + route.path, _make_handler(route))
+        app.router.add_route(route.method, PREFIX + route.path, _make_handler(route), expect_handler=expect)
     return app
 
 
-async def start_admin(app: web.Application, address: Address) -> tuple[web.AppRunner, Address]:
-    """Listen; the address returned has the port that the kernel chose for port 0. The caller awaits `runner.cleanup()`."""
+class AdminServer:
+    """Listens until `cleanup`."""
+
+    def __init__(self, runner: web.AppRunner, server: asyncio.Server) -> None:
+        self._runner, self._server = runner, server
+
+    async def cleanup(self) -> None:
+        """Take no new connection, let calls end."""
+        self._server.close()
+        await self._runner.cleanup()
+
+
+async def start_admin(app: web.Application, address: Address) -> tuple[AdminServer, Address]:
+    """Listen; the address returned has the port that the kernel chose for port 0. The caller awaits `cleanup()`."""
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
+    manager, repeats, loop = runner.server, Repeats(_log), asyncio.get_running_loop()
+    assert manager is not None
     try:
-        await web.TCPSite(runner, address.host or None, address.port, reuse_address=True).start()
+        server = await loop.create_server(lambda: Connection(manager, render=_render_broken, repeats=repeats, loop=loop),
+                                          address.host or None, address.port, reuse_address=True)
     except BaseException:
         await runner.cleanup()
         raise
-    return runner, Address(address.host, runner.addresses[0][1])
+    return AdminServer(runner, server), Address(address.host, server.sockets[0].getsockname()[1])
+
+
+def _render_broken(status: int, sentence: str) -> tuple[str, str]:
+    """What is no HTTP request."""
+    code = "bad_request" if status < 500 else "storage_error"
+    return "application/json", json.dumps({"error": {"code": code, "message": sentence, "fields": {"reason": sentence}}})
 
 
 def _make_witness(note_call: NoteCall) -> Any:
@@ -145,7 +168,7 @@ def _make_handler(route: AdminRoute) -> Callable[[web.Request], Awaitable[web.Re
 def _parse_body(raw: bytes) -> Mapping[str, Any]:
     try:
         body = json.loads(raw) if raw.strip() else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadRequest(reason=f"the body is not JSON: {error}") from error
     if not isinstance(body, dict):
         raise BadRequest(reason="the body must be a JSON object")

@@ -20,6 +20,7 @@ from aiohttp import web
 
 from common.clock import Clock
 from common.errors import BadRequest, BodyTooLarge, ClientTimeout, Forbidden, NotFound, StorageError, Unauthorized
+from common.http_lines import SERVER, expect
 from common.log import get_logger
 from common.metrics import Registry
 from control.address import base_url
@@ -129,7 +130,7 @@ def make_app(service: Service) -> web.Application:
     """The application; it answers below any prefix it is mounted at by path "/"."""
     front = _Front(service)
     app = web.Application(client_max_size=service.body_bytes_max)
-    app.router.add_route("*", "/{path:.*}", front.answer)
+    app.router.add_route("*", "/{path:.*}", front.answer, expect_handler=expect)
     return app
 
 
@@ -223,7 +224,7 @@ class _Front:
 
     def _finish(self, call: Call, response: web.Response) -> None:
         response.headers["x-openstack-request-id"] = call.request_id
-        response.headers["Server"] = "Holdfast"
+        response.headers["Server"] = SERVER
         versions = self._service.versions
         if versions is not None and call.version is not None:
             for name, value in versions.answer_headers(call.version).items():

@@ -12,6 +12,7 @@ from jsonschema.exceptions import ValidationError, best_match
 from common.errors import BadRequest, BodyTooLarge
 
 BODY_BYTES_MAX = 114_688                 # as identity services have it; none of our bodies comes near
+_DIGITS_MAX = 100
 _DEPTH_MAX = 24
 _ITEMS_MAX = 20_000
 _SHOWN_CHARS = 120
@@ -44,7 +45,7 @@ def parse_json(raw: bytes, *, bytes_max: int = BODY_BYTES_MAX, what: str = "The 
     if len(raw) > bytes_max:
         raise BodyTooLarge(reason=f"Request is too large: a body has at most {bytes_max} bytes.")
     try:
-        value = json.loads(raw, parse_constant=_refuse_constant, parse_float=_finite)
+        value = json.loads(raw, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole)
     except RecursionError as error:
         raise BadRequest(reason=f"{what} is nested too deeply.") from error
     except ValueError as error:
@@ -55,6 +56,13 @@ def parse_json(raw: bytes, *, bytes_max: int = BODY_BYTES_MAX, what: str = "The 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
+
+
+def _whole(text: str) -> int:
+    """What no database holds is refused in words of ours: Python's own tell of its settings."""
+    if len(text) > _DIGITS_MAX:
+        raise ValueError("a number has too many digits")
+    return int(text)
 
 
 def _finite(text: str) -> float:

@@ -12,14 +12,14 @@ from typing import Any, cast
 
 from aiohttp import web
 
+from common.http_lines import SERVER, Connection, name_server
 from common.log import Repeats, get_logger
+from control.errors import IDENTITY, ErrorStyle, Fault
 
 CONNECTIONS_MAX = 2_000                  # more are answered 503 and closed
 HEAD_S = 10.0                            # from the first byte of a request to the end of its head
 IDLE_S = 75.0
 _TLS_S = 10.0                            # for the handshake
-_BUSY = (b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nRetry-After: 2\r\nConnection: close\r\n"
-         b"Content-Length: 27\r\n\r\nToo many connections open.\n")
 _log = get_logger("node.control_front")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -27,14 +27,17 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Front:
     """Serves one application on sockets that are bound already; `close` after the last request."""
 
-    def __init__(self, app: web.Application, *, connections_max: int = CONNECTIONS_MAX, head_s: float = HEAD_S) -> None:
-        """Takes the application over, before it is started."""
+    def __init__(self, app: web.Application, *, errors: ErrorStyle = IDENTITY, connections_max: int = CONNECTIONS_MAX,
+                 head_s: float = HEAD_S) -> None:
+        """Takes the application over, before it is started. errors: for what never becomes a request of it."""
+        self._errors = errors
         self.connections: set[_Gate] = set()
         self.connections_max, self.head_s = connections_max, head_s
         self.repeats = Repeats(_log)
         self._gates: dict[asyncio.BaseProtocol, _Gate] = {}
         app.middlewares.append(self._make_witness())
-        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=IDLE_S, auto_decompress=False)
+        app.on_response_prepare.append(name_server)
+        self._runner = web.AppRunner(app, access_log=None)
         self._servers: list[asyncio.Server] = []
 
     async def start(self, sockets: list[socket.socket], tls: ssl.SSLContext | None) -> None:
@@ -60,9 +63,20 @@ class Front:
     def _make_gate(self) -> asyncio.Protocol:
         server = self._runner.server
         assert server is not None
-        inner = server()
+        inner = Connection(server, render=self._render, repeats=self.repeats, loop=asyncio.get_running_loop(),
+                           keepalive_timeout=IDLE_S, auto_decompress=False)
         gate = self._gates[inner] = _Gate(self, inner)
         return gate
+
+    def _render(self, status: int, sentence: str) -> tuple[str, str]:
+        return self._errors.render(Fault(status=status, message=sentence))
+
+    def busy_answer(self) -> bytes:
+        """For a connection too many."""
+        content_type, text = self._render(503, "Too many connections are open.")
+        head = (f"HTTP/1.1 503 Service Unavailable\r\nServer: {SERVER}\r\nContent-Type: {content_type}\r\nRetry-After: 2\r\n"
+                f"Connection: close\r\nContent-Length: {len(text)}\r\n\r\n")
+        return (head + text).encode()
 
     def forget(self, gate: _Gate) -> None:
         """Its connection has ended."""
@@ -105,7 +119,7 @@ class _Gate(asyncio.Protocol):
         if len(front.connections) >= front.connections_max:
             front.repeats.warning("connection refused: too many", about="connections", count=len(front.connections))
             self._is_refused = True
-            transport.write(_BUSY)
+            transport.write(front.busy_answer())
             transport.close()
             return
         front.connections.add(self)

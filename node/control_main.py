@@ -89,7 +89,8 @@ class Control:
         await state.database.read(state.refresh_here)
         self._jobs.add("identity", state.database, JobStore(self._clock, has_own_time=not state.database.is_sqlite))
         await self._start_feed(state)
-        self._front = Front(make_app(self._service(state)))
+        service = self._service(state)
+        self._front = Front(make_app(service), errors=service.errors)
         context = make_ssl_context(config.tls.cert, config.tls.key) if config.tls.cert and config.tls.key else None
         await self._front.start(self._listeners, context)
         self._following = asyncio.create_task(state.follow(), name="identity follows")
