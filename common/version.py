@@ -1,3 +1,3 @@
 """The version of this Holdfast: the one place, read by packaging and by `holdfast version`."""
 
-VERSION = "0.2.0"
+VERSION = "0.3.0"

@@ -1,6 +1,6 @@
 """Figures of the feed for docs/performance.md: a pass of its producer, what a gateway keeps, what a token costs there.
 
-    python tools/feed_figures.py
+    python -m tools.feed_figures
 
 10 000 users, 10 000 projects, and a grant for each user in its project, with ids as identity makes them.
 """

@@ -1,6 +1,6 @@
 """Figures of identity for docs/performance.md: what a token costs, and how long lists are.
 
-    python tools/identity_figures.py
+    python -m tools.identity_figures
 
 CPU of this process, client and server together; passwords are hashed cheaply, so that the figures are those of the rest.
 """
