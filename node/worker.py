@@ -356,7 +356,7 @@ def make_door(config: HoldfastConfig, store: Store, plan: WorkerPlan, clock: Clo
     others = IdentityAuth(
         facts, reseller_prefixes(config.auth), transport=transport_key(plan.secrets["cluster.key"].encode()), clock=clock,
         grace_s=config.identity.auth_grace_s, skew_s=config.cluster.max_skew_s,
-        accounts=frozenset(user.account for user in users)) if facts is not None else None
+        logins=frozenset(user.id for user in users)) if facts is not None else None
     auth = V1Auth(users, config.auth, token_key=plan.secrets["token.key"].encode(), clock=clock, others=others)
     settings = DoorSettings(limits=config.limits, policies=plan.policies, refuses_plain_logins=config.is_login_refused,
                             listen=str(local_address(config.listen)))

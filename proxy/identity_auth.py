@@ -84,10 +84,10 @@ class IdentityAuth:
     """`proxy.auth.OtherTokens` of one worker and one configuration."""
 
     def __init__(self, facts: IdentityFacts, resellers: Mapping[str, ResellerRow], *, transport: bytes, clock: Clock,
-                 grace_s: float, skew_s: float, accounts: frozenset[str] = frozenset()) -> None:
-        """skew_s: a token that was made so much later than now is not believed. accounts: those of the configuration."""
+                 grace_s: float, skew_s: float, logins: frozenset[str] = frozenset()) -> None:
+        """skew_s: a token that was made so much later than now is not believed. logins: of the configuration, ACCOUNT:USER."""
         self._facts, self._resellers, self._clock = facts, resellers, clock
-        self._accounts = accounts
+        self._logins, self._accounts = logins, frozenset(login.rpartition(":")[0] for login in logins)
         self._grace_s, self._skew_us = grace_s, int(skew_s * 1e6)
         self._keys = SealedKeys(facts, transport)
         self._good: dict[bytes, tuple[int, Identity]] = {}       # by a digest of both tokens: good until (us), who
@@ -171,24 +171,24 @@ class IdentityAuth:
         home = frozenset(prefix + project for prefix, row in self._resellers.items()
                          if not row.require_group or row.require_group.lower() in roles)
         is_owner, is_reader = not OWNER_ROLES.isdisjoint(found.roles), READER_ROLE in found.roles
-        return Identity(user_id=f"{project}:{found.user_id}", groups=_groups(found, self._accounts),
+        return Identity(user_id=f"{project}:{found.user_id}", groups=_groups(found, self._accounts, self._logins),
                         owned=home if is_owner else _NOTHING, is_reseller_admin=is_admin and not found.is_confined,
                         reads=home if is_reader else _NOTHING, home=home, roles=found.roles, access_rules=found.access_rules)
 
 
-def _groups(found: Meaning, accounts: frozenset[str]) -> frozenset[str]:
+def _groups(found: Meaning, accounts: frozenset[str], logins: frozenset[str]) -> frozenset[str]:
     """What an ACL may say to mean this user in this project.
 
-    Names count only where they can mean nobody else: in the default domain, without a colon in them, not in the form of an id, and
-    no account's of the configuration that is another project: whoever may name a project could choose to be let in as another. A
-    user of the configuration keeps what ACLs gave to its v1 login.
+    Names count only where they can mean nobody else: in the default domain, without a colon in them, not in the form of an id, no
+    account's of the configuration that is another project, nor together somebody else's login: whoever may name a project or a user
+    could choose to be let in as another. A user of the configuration keeps what ACLs gave to its v1 login.
     """
     projects, users = [found.project_id, "*"], [found.user_id, "*"]
     if found.project_domain == found.user_domain == DEFAULT_DOMAIN:
         is_free = found.project_name not in accounts           # the project of an account is named by its id already
         projects += [found.project_name] * (is_free and _is_plain(found.project_name))
         users += [found.user_name] * _is_plain(found.user_name)
-    out = {f"{project}:{user}" for project in projects for user in users}
+    out = {f"{project}:{user}" for project in projects for user in users} - logins
     if found.v1_name:
         account = found.v1_name.rpartition(":")[0]
         out |= {account, f"{account}:*", found.v1_name}

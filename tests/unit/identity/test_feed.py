@@ -32,9 +32,9 @@ CONFIG = AuthConfig(reseller=(ResellerRow(prefix="AUTH"), ResellerRow(prefix="SE
 GRACE_S = 300.0
 
 
-def judge_of(facts, clock):
+def judge_of(facts, clock, logins=("demo:demo", "newacct:alice")):
     return IdentityAuth(facts, reseller_prefixes(CONFIG), transport=TRANSPORT, clock=clock, grace_s=GRACE_S, skew_s=10,
-                        accounts=frozenset({"demo", "newacct"}))
+                        logins=frozenset(logins))
 
 
 class Asked:
@@ -313,6 +313,16 @@ async def test_a_project_called_like_an_account_of_the_configuration_is_not_mean
         await cloud.grant(user["id"], "member", project="demo")
         found = await gateway.who(await cloud.login(user["id"], "p", {"project": {"id": "demo"}}))
         assert "demo:mallory" in found.groups            # in the account's own project
+
+
+async def test_a_user_called_like_a_login_of_the_configuration_is_not_meant_by_acls_that_name_the_login(with_gateway):
+    async with with_gateway() as (cloud, gateway):
+        user = await cloud.make("user", name="alice", password="p")
+        await cloud.grant(user["id"], "member", project="demo")
+        gateway.others = judge_of(gateway.facts, gateway.clock, {"demo:demo", "demo:alice"})
+        gateway.auth = V1Auth((), CONFIG, token_key=b"k" * 32, clock=gateway.clock, others=gateway.others)
+        found = await gateway.who(await cloud.login(user["id"], "p", {"project": {"id": "demo"}}))
+        assert "demo:alice" not in found.groups and {f"demo:{user['id']}", "demo:*"} <= found.groups
 
 
 async def test_access_rules_travel_with_the_token(with_gateway):
