@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from common.errors import Corruption
 from common.timestamp import PACKED_BYTES as STAMP_BYTES
 from common.timestamp import unpack_stamp
-from object.device import ROW_TYPES, Device
+from object.device import Device
 from object.format import (
     OBJECT_TYPES,
     SEGMENT_DROPPED,
@@ -21,6 +21,7 @@ from object.format import (
     decode_row_key,
     encode_segment_header,
 )
+from object.recovery import ROW_TYPES
 from object.replay import SegmentScan, list_segments, read_segment_header, scan_segment, segment_path
 from object.wire import BodyState
 

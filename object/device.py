@@ -4,7 +4,7 @@ A PUT of a small body here: `accept` (object/register.py) -> `put` -> `Journal.a
 `Journal.write` in the pool and `committed` in the loop. A look: `get`, which finds the newest row in memory (in flight
 included), in the rows being flushed, or in the index.
 
-Durability: what `synced_sequence` covers survives power loss. Start-up: docs/formats/journal.md, "End of log".
+Durability: what `synced_sequence` covers survives power loss. Start-up: object/recovery.py.
 """
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-
-import msgpack
+from dataclasses import dataclass, replace
 
 from common.errors import Corruption, DeviceFull, DeviceRefused, DeviceUnavailable
 from common.log import get_logger
-from common.timestamp import ZERO, Stamp, unpack_stamp
+from common.timestamp import Stamp, unpack_stamp
 from common.vfs import Vfs
 from object.bodies import BodyReader, BodyWriter, body_path
 from object.format import (
@@ -26,28 +24,24 @@ from object.format import (
     OBJECT_TYPES,
     Record,
     RecordType,
-    RegisterRow,
-    SegmentHeader,
     check_record,
-    decode_register_row,
     encode_register_row,
-    state_of,
     type_for,
 )
 from object.identity import Identity, check_identity, format_device, load_identity, lock_device, save_identity
 from object.index import Index, Mark, Pending
 from object.journal import Batch, Journal
 from object.keyfilter import KeyFilter
-from object.peers import PeerMark, PeerMarks, Standing, decode_marks, encode_marks
+from object.peers import PeerMark, PeerMarks, Standing
+from object.recovery import Beside, Recovery, Replay, note_pending, pack_extras, uncount
 from object.register import Held, Replica
-from object.replay import SegmentScan, list_segments, read_segment_header, scan_segment, segment_path
-from object.wire import SPACE_OBJECT, BodyState, Kind, Version, make_version
+from object.replay import list_segments, segment_path
+from object.wire import SPACE_OBJECT, BodyState, Kind, Version
 
 log = get_logger("object.device")
 WARM_MAX = 4096                         # registers of containers and accounts
 RECENT_MAX = 2048                        # objects that were looked at; about 1.5 KiB each
 REBUILD = "index.rebuild"                # a file that asks the next start for a new index
-ROW_TYPES = frozenset({RecordType.CONTAINER_ROW, RecordType.ACCOUNT_ROW})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,34 +52,6 @@ class DeviceLimits:
     reserve_bytes: int = 16 << 20
     fill_max: float = 0.95               # of the file system: above it new bodies are refused, the rest goes on
     max_skew_us: int = 10_000_000
-
-
-@dataclass(slots=True)
-class Recovery:
-    """What the start found, for the log, `holdfast status` and the decision who counts."""
-
-    segments: int = 0
-    records: int = 0
-    torn_bytes: int = 0
-    damaged_rows: int = 0
-    is_new: bool = False
-    is_index_rebuilt: bool = False
-    amnesia: str = ""                    # why this device cannot trust its own memory
-    epoch: int = 0
-    incarnation: bytes = b""
-    sequence: int = 0                    # the last data sequence that was found, to be compared with the peers' marks
-
-
-@dataclass(slots=True)
-class _Beside:
-    """What the journal holds beside rows; kept current, and saved with every flush of the index."""
-
-    ceiling: Stamp = ZERO
-    floor: Stamp = ZERO
-    data_sequence: int = 0
-    promises: dict[bytes, Stamp] = field(default_factory=dict)
-    row_records: list[tuple[int, bytes, int]] = field(default_factory=list)      # only during start-up
-    row_segments: dict[int, int] = field(default_factory=dict)       # segment -> last row that no checkpoint covers
 
 
 @dataclass(slots=True)
@@ -121,7 +87,7 @@ class Device:
         self.on_index_damage: Callable[[Corruption], None] = lambda error: None
         self.usage: dict[int, int] = {}
         self.peers = PeerMarks()
-        self._beside = _Beside()
+        self._beside = Beside()
         self._unplaced: deque[tuple[Held, int]] = deque()        # in order of their sequences
         self._handles: dict[int, int] = {}                       # of segments that are read
         self.displaced_bodies: list[str] = []
@@ -147,20 +113,12 @@ class Device:
         return check_identity(found, root=self.root, expected=expected)
 
     def _recover(self, now_us: int) -> None:
-        directory = f"{self.root}/journal"
-        headers = self._load_headers(directory)
-        mark = self.index.mark()
-        try:
-            last = self._replay(directory, headers, mark)
-        except (Corruption, DeviceUnavailable) as error:         # only the index is asked for rows here
-            log.warning("index damaged, rebuilding", device=self.root, error=str(error))
-            self._forget_rows()
-            self._beside = _Beside()
-            last = self._replay(directory, headers, None)
-        recovery = self.recovery
-        recovery.epoch = max((h.epoch for h in headers), default=0)
+        found = Replay(self.fs, self.root, self.index, self.filter, is_new=self.recovery.is_new)
+        found.run()
+        self.recovery, self.rows, self.pending, self.usage = found.recovery, found.rows, found.pending, found.usage
+        self.peers, self._beside = found.peers, found.beside
+        headers, last, recovery = found.headers, found.last, found.recovery
         recovery.incarnation = headers[-1].incarnation if headers else self.identity.incarnation
-        recovery.sequence = self._beside.data_sequence
         incarnation = self.identity.incarnation
         floor = self._beside.floor
         if recovery.amnesia:
@@ -182,133 +140,6 @@ class Device:
         if recovery.torn_bytes or recovery.damaged_rows or recovery.amnesia:
             log.warning("device recovered", device=self.root, torn_bytes=recovery.torn_bytes,
                         damaged_rows=recovery.damaged_rows, amnesia=recovery.amnesia or "no")
-
-    def _load_headers(self, directory: str) -> list[SegmentHeader]:
-        """Headers of all segments, oldest first; notes amnesia when one is missing or unreadable."""
-        headers: list[SegmentHeader] = []
-        numbers = list_segments(self.fs, directory)
-        for position, number in enumerate(numbers):
-            try:
-                header = read_segment_header(self.fs, directory, number)
-            except Corruption as error:
-                if position == len(numbers) - 1 and position > 0:
-                    # a crash between the name and the header cannot be: the header is durable first
-                    self.recovery.amnesia = f"header of the newest segment {number}: {error}"
-                    self._set_aside(segment_path(directory, number))
-                    continue
-                self.recovery.amnesia = f"header of segment {number}: {error}"
-                self._set_aside(segment_path(directory, number))
-                continue
-            if headers and header.previous_segment != headers[-1].segment:
-                self.recovery.amnesia = f"segment {header.previous_segment} is missing"
-            if not headers and number > 1 and not header.flags:
-                self.recovery.amnesia = f"segments before {number} are missing"
-            headers.append(header)
-        return headers
-
-    def _set_aside(self, path: str) -> None:
-        self.fs.rename(path, f"{self.root}/quarantine/{os.path.basename(path)}")
-
-    def _replay(self, directory: str, headers: list[SegmentHeader], mark: Mark | None) -> SegmentScan | None:
-        """Bring rows, pending entries and the rest up to the end of the log; the scan of the newest segment."""
-        recovery = self.recovery
-        recovery.segments = len(headers)
-        if mark is None and headers:
-            recovery.is_index_rebuilt = True
-            self.index.clear()           # rows of another format must not stand beside new ones
-        self.usage = dict(mark.usage) if mark is not None else {}
-        self.pending = dict(self.index.pending()) if mark is not None else {}
-        first = min(mark.segment, mark.rows_segment) if mark is not None else 0
-        indexed = mark.sequence if mark is not None else 0
-        if mark is not None:
-            self._load_extras(mark.extras)
-        scan: SegmentScan | None = None
-        for position, header in enumerate(headers):
-            successor = headers[position + 1] if position + 1 < len(headers) else None
-            scan = SegmentScan(header)
-            if header.flags:                             # nothing left in it
-                scan.last_sequence = successor.previous_last_sequence if successor else header.previous_last_sequence
-                continue
-            if header.segment < first and successor is not None:
-                continue                                 # all of it is in the index
-            self._replay_segment(directory, header, successor, scan, indexed=indexed)
-            recovery.torn_bytes += scan.torn_bytes
-        if scan is not None and mark is not None and mark.sequence > scan.last_sequence:
-            recovery.amnesia = f"index knows sequence {mark.sequence}, journal ends at {scan.last_sequence}"
-            self._forget_rows()
-            self._beside = _Beside()
-            return self._replay(directory, headers, None)
-        return scan
-
-    def _replay_segment(self, directory: str, header: SegmentHeader, successor: SegmentHeader | None, scan: SegmentScan,
-                        *, indexed: int) -> None:
-        for record, buf in scan_segment(self.fs, directory, header, successor=successor, scan=scan):
-            self.recovery.records += 1
-            try:
-                check_record(buf[record.offset:record.offset + record.length])
-                self._replay_record(record, header.segment, indexed)
-            except Corruption:
-                scan.lost.append((record.sequence, record.sequence))
-        if scan.lost:
-            self._note_damage(scan)
-
-    def _replay_record(self, record: Record, segment: int, indexed: int) -> None:
-        kind, beside = record.type, self._beside
-        if kind not in (RecordType.PEER_MARK, RecordType.CEILING):
-            beside.data_sequence = max(beside.data_sequence, record.sequence)
-        if kind in OBJECT_TYPES:
-            if record.sequence > indexed:
-                row = decode_register_row(record.meta)
-                self._replay_row(row, record, segment)
-        elif kind == RecordType.CEILING:
-            beside.ceiling = max(beside.ceiling, unpack_stamp(record.meta))
-        elif kind == RecordType.FLOOR:
-            beside.floor = max(beside.floor, unpack_stamp(record.meta))
-        elif kind == RecordType.PROMISE:
-            key, ballot = record.meta[:-24], unpack_stamp(record.meta[-24:])
-            beside.promises[key] = max(beside.promises.get(key, ZERO), ballot)
-        elif kind in ROW_TYPES:
-            beside.row_records.append((kind, record.meta, record.sequence))
-            beside.row_segments[segment] = record.sequence
-        elif kind == RecordType.PEER_MARK:
-            self.peers.load(record.meta)
-        elif kind == RecordType.OWED:
-            key, stamp = record.meta[:-24], unpack_stamp(record.meta[-24:])
-            entry = self.pending.get(key)
-            if entry is not None and entry.stamp == stamp:
-                entry.is_owed = True
-
-    def _replay_row(self, row: RegisterRow, record: Record, segment: int) -> None:
-        state = state_of(record.type, row.version)
-        held = self.get(row.key)
-        if held is not None and (row.ballot < held.ballot or (row.ballot == held.ballot and not _is_better(state, held.state)
-                                                               and held.state != state)):
-            return
-        self._uncount(held)
-        new = Held(row.ballot, row.version, state, record.sequence, segment, record.offset, record.length, row.trailer_crc)
-        self._show(row.key, new)
-        self.filter.add(row.key)
-        self.usage[segment] = self.usage.get(segment, 0) + record.length
-        if not record.flags & FLAG_MOVED:
-            self._note_pending(row.key, row.version)
-
-    def _note_damage(self, scan: SegmentScan) -> None:
-        """Rows of lost batches: by the footer, else the device does not know what it forgot."""
-        damaged = scan.damaged_rows
-        if damaged is None:
-            self.recovery.amnesia = f"segment {scan.header.segment}: sequences {scan.lost} are damaged and no footer names them"
-            return
-        for row in damaged:
-            if not row.key:
-                if row.type not in (RecordType.PEER_MARK, RecordType.CHECKPOINT):
-                    self.recovery.amnesia = f"segment {scan.header.segment}: a record of type {row.type} is damaged"
-                continue
-            held = self.get(row.key)
-            if held is None or held.ballot <= row.ballot:
-                unknown = make_version(stamp=row.stamp, root=row.stamp, kind=Kind.LIVE, path="")
-                self.filter.add(row.key)
-                self._show(row.key, Held(row.ballot, unknown, BodyState.LOST, row.sequence, scan.header.segment))
-                self.recovery.damaged_rows += 1
 
     def take_row_records(self) -> list[tuple[int, bytes, int]]:
         """Container and account rows found by replay, in order; handed over once, to their stores."""
@@ -363,13 +194,6 @@ class Device:
         self.rows[key] = held
         (self._recent if key[0] >= SPACE_OBJECT else self._warm).pop(key, None)
 
-    def _forget_rows(self) -> None:
-        """All rows, those of the index too."""
-        self.index.clear()
-        self.rows.clear()
-        self._recent.clear()
-        self._warm.clear()
-
     def put(self, key: bytes, before: Held | None, ballot: Stamp, version: Version, state: int, body: bytes | None, *,
             is_settling: bool = False) -> int:
         # what settles goes on above the limit, as deletes do: a delete has to settle first what it deletes
@@ -389,13 +213,13 @@ class Device:
         sequence = self.journal.append(kind, meta, stored, key=key, ballot=ballot, stamp=version.stamp)
         held = Held(ballot, version, state, sequence, trailer_crc=trailer_crc)
         self._unplaced.append((held, sequence))
-        self._uncount(before)
+        uncount(self.usage, before)
         if before is not None and before.state == BodyState.FILE and not keeps and state != BodyState.LEARNED:
             self.displaced_bodies.append(body_path(self.root, key, before.version.body_id))
         self._show(key, held)
         self.filter.add(key)
         self._beside.data_sequence = sequence
-        self._note_pending(key, version)
+        note_pending(self.pending, key, version)
         return sequence
 
     def append_ceiling(self, ceiling: Stamp) -> int:
@@ -531,16 +355,7 @@ class Device:
             if held is None or held.ballot < ballot:     # else the row stands for it
                 promises[key] = ballot
         beside.promises = promises
-        packed: bytes = msgpack.packb((beside.ceiling.pack(), beside.floor.pack(), beside.data_sequence,
-                                       {key: ballot.pack() for key, ballot in promises.items()},
-                                       encode_marks(self.peers.marks)))
-        return packed
-
-    def _load_extras(self, packed: bytes) -> None:
-        ceiling, floor, data_sequence, promises, marks = msgpack.unpackb(packed, strict_map_key=False)
-        self._beside = _Beside(unpack_stamp(ceiling), unpack_stamp(floor), data_sequence,
-                               {key: unpack_stamp(ballot) for key, ballot in promises.items()})
-        self.peers.marks.update(decode_marks(marks))
+        return pack_extras(beside, self.peers)
 
     def flush_inline(self) -> None:
         """Commit and flush, blocking: shutdown, tests."""
@@ -568,7 +383,7 @@ class Device:
                                        flags=FLAG_MOVED)
         copy = Held(held.ballot, held.version, held.state, sequence, trailer_crc=held.trailer_crc)
         self._unplaced.append((copy, sequence))
-        self._uncount(held)
+        uncount(self.usage, held)
         self._show(key, copy)
         return sequence
 
@@ -690,16 +505,3 @@ class Device:
                 self.fs.close(handles.pop(next(iter(handles))))
             handle = handles[segment] = self.fs.open(segment_path(f"{self.root}/journal", segment), read_only=True)
         return handle
-
-    def _uncount(self, held: Held | None) -> None:
-        if held is not None and held.length and held.segment in self.usage:
-            self.usage[held.segment] -= held.length
-
-    def _note_pending(self, key: bytes, version: Version) -> None:
-        if key[0] >= SPACE_OBJECT and version.kind != Kind.NOTHING:
-            self.pending[key] = Pending(version.stamp, version.path)
-
-
-def _is_better(state: int, than: int) -> bool:
-    return than in (BodyState.LEARNED, BodyState.DAMAGED, BodyState.LOST) and state not in (
-        BodyState.LEARNED, BodyState.DAMAGED, BodyState.LOST)
