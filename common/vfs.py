@@ -61,7 +61,7 @@ class Vfs(Protocol):
         """Exclusive, for the life of the handle; False when another holds it."""
 
     def free_bytes(self, path: str) -> tuple[int, int]:
-        """(available to us, size) of the file system."""
+        """(available to us, that and what is used) of the file system: as df counts, without what is kept for others."""
 
 
 class RealFs:
@@ -178,4 +178,4 @@ class RealFs:
 
     def free_bytes(self, path: str) -> tuple[int, int]:
         stat = os.statvfs(path)
-        return stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize
+        return stat.f_bavail * stat.f_frsize, (stat.f_blocks - stat.f_bfree + stat.f_bavail) * stat.f_frsize
