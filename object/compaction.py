@@ -2,7 +2,8 @@
 
 Consumers skip moved copies, so a segment is taken only when no listing entry of it is outstanding and the databases
 have checkpointed its rows. Tombstones always move: dropping one while an older segment holds a dead put of the same key
-would revive the object in a rebuilt index.
+would revive the object in a rebuilt index. Rows of batches that do not check move as well, by the footer that names them; a
+segment with a damage that no footer names stays. It goes only once all that displaced its records is durable.
 """
 from __future__ import annotations
 
@@ -26,6 +27,7 @@ from object.replay import SegmentScan, list_segments, read_segment_header, scan_
 from object.wire import BodyState
 
 DEAD_SHARE_MIN = 0.5
+_NEEDED = frozenset({RecordType.PROMISE, RecordType.CEILING, RecordType.FLOOR, RecordType.OWED})
 STEP_BYTES, STEP_RECORDS = 256 << 10, 100        # of the loop's time at once: about 2 ms
 
 
@@ -37,6 +39,8 @@ def plan_compaction(device: Device) -> int | None:
     for segment in list_segments(device.fs, directory):
         if segment >= device.journal.segment or segment in outstanding or segment in device.row_segments:
             continue
+        if segment in device.damaged_segments:
+            continue
         live = max(device.usage.get(segment, 0), 0)
         if live > device.limits.segment_bytes * (1 - DEAD_SHARE_MIN) or read_segment_header(device.fs, directory, segment).flags:
             continue
@@ -45,17 +49,21 @@ def plan_compaction(device: Device) -> int | None:
     return best[1] if best is not None else None
 
 
-def load_records(device: Device, segment: int) -> Iterator[list[tuple[Record, bytes]]]:
-    """The records of a sealed segment that still live, with their bytes, in steps of 256 KiB or 100 records.
+def begin_scan(device: Device, segment: int) -> SegmentScan:
+    """For `load_records`, then `move_lost`. Blocking."""
+    return SegmentScan(read_segment_header(device.fs, f"{device.root}/journal", segment))
+
+
+def load_records(device: Device, scan: SegmentScan) -> Iterator[list[tuple[Record, bytes]]]:
+    """The records of a sealed segment that still live, with their bytes, in steps of 256 KiB or 100 records; fills in `scan`.
 
     Each step blocks, in any thread: what dies meanwhile is left to `move_records`, and what is dead now never lives again. A
     small record is a dozen objects, a segment has them by the ten thousand: all at once they would leave the heap full of holes.
     """
-    directory = f"{device.root}/journal"
-    header = read_segment_header(device.fs, directory, segment)
+    directory, segment = f"{device.root}/journal", scan.header.segment
     following = read_segment_header(device.fs, directory, segment + 1)
     step, size = [], 0
-    for record, buf in scan_segment(device.fs, directory, header, successor=following, scan=SegmentScan(header)):
+    for record, buf in scan_segment(device.fs, directory, scan.header, successor=following, scan=scan):
         if not _may_live(device, segment, record):
             continue
         step.append((record, bytes(buf[record.offset:record.offset + record.length])))
@@ -79,8 +87,28 @@ def _may_live(device: Device, segment: int, record: Record) -> bool:
 
 
 def move_records(device: Device, segment: int, step: list[tuple[Record, bytes]]) -> int:
-    """Append copies of what of a step still lives; bytes moved. `drop_segment` comes after the last copy is durable."""
+    """Append copies of what of a step still lives; bytes moved."""
     return sum(_move(device, segment, record, view) for record, view in step)
+
+
+def move_lost(device: Device, scan: SegmentScan) -> bool:
+    """The same for batches that do not check, after the last step: of a row everything but an inline body is known.
+
+    False: the footer does not name all of them, one was no row, or of one nothing is known but its stamp: the segment has to stay.
+    `drop_segment` comes after everything that was appended up to now is durable: copies, and what made other records dead.
+    """
+    rows, segment = scan.damaged_rows, scan.header.segment
+    if rows is None or any(not row.key and row.type in _NEEDED for row in rows):
+        return False
+    found = [(row, device.get(row.key)) for row in rows if row.key]
+    live = [(row.key, held) for row, held in found if held is not None and held.segment == segment and held.ballot == row.ballot]
+    if any(held.state == BodyState.LOST for _, held in live):
+        return False
+    for key, held in live:
+        if held.state == BodyState.INLINE:
+            device.quarantine(key, held)
+        device.append_moved(key, None)
+    return True
 
 
 def _move(device: Device, segment: int, record: Record, view: bytes) -> int:

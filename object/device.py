@@ -91,6 +91,7 @@ class Device:
         self._unplaced: deque[tuple[Held, int]] = deque()        # in order of their sequences
         self._handles: dict[int, int] = {}                       # of segments that are read
         self.displaced_bodies: list[str] = []
+        self.damaged_segments: set[int] = set()                  # that compaction has to leave
         self.is_full = False
         self.fault: str = ""             # set when the device is retired
         try:

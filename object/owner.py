@@ -21,7 +21,7 @@ from common.log import Repeats, get_logger
 from common.pool import Pool
 from common.timestamp import Stamp
 from object.bodies import BodyReader, BodyWriter
-from object.compaction import drop_segment, load_records, move_records, plan_compaction
+from object.compaction import begin_scan, drop_segment, load_records, move_lost, move_records, plan_compaction
 from object.device import Device
 from object.journal import Batch
 from object.meters import OwnerMeters
@@ -425,10 +425,17 @@ class Owner:
         segment = await self._index_pool.run(lambda: plan_compaction(device)) if device.journal.segment > 1 else None
         if segment is None or device.fault:
             return False
-        steps = load_records(device, segment)
+        scan = await self._index_pool.run(lambda: begin_scan(device, segment))
+        steps = load_records(device, scan)
         while (step := await self._index_pool.run(lambda: next(steps, None))) is not None:      # no commit waits behind it
             if move_records(device, segment, step) and (waiting := self.synced(device.journal.next_sequence - 1)) is not None:
                 await waiting
+        if not move_lost(device, scan):
+            device.damaged_segments.add(segment)
+            log.error("segment is damaged and stays", device=self.name, segment=segment, lost=scan.lost)
+            return True
+        if (waiting := self.synced(device.journal.next_sequence - 1)) is not None:      # also of what made its records dead
+            await waiting
         await self._in_journal_pool(lambda: drop_segment(device, segment))
         log.info("segment compacted", device=self.name, segment=segment)
         return True

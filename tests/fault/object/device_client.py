@@ -4,7 +4,7 @@ from __future__ import annotations
 import random
 
 from common.timestamp import Stamp
-from object.compaction import drop_segment, load_records, move_records, plan_compaction
+from object.compaction import begin_scan, drop_segment, load_records, move_lost, move_records, plan_compaction
 from object.device import Device, DeviceLimits
 from object.identity import Identity
 from object.wire import SPACE_OBJECT, BodyState, Descriptor, Kind, Mode, make_key, make_version
@@ -96,9 +96,14 @@ class Client:
         segment = plan_compaction(self.device)
         if segment is None:
             return False
-        for step in load_records(self.device, segment):
+        scan = begin_scan(self.device, segment)
+        for step in load_records(self.device, scan):
             move_records(self.device, segment, step)
             self.device.commit_inline()
+        if not move_lost(self.device, scan):
+            self.device.damaged_segments.add(segment)
+            return True
+        self.device.commit_inline()
         drop_segment(self.device, segment)
         return True
 
