@@ -214,14 +214,15 @@ class ControlChild:
 
     async def reload(self, config: HoldfastConfig) -> None:
         """Users and passwords of the new configuration; the rest waits for the next start. One that just starts takes it as soon
-        as it serves. Raises what it was refused for, and then it runs the old one.
+        as it serves. Raises what it was refused for, and then it runs the old one; so does the next process of one that ended
+        before it said whether it took it.
         """
         if self._channel is not None and self.is_ready:
             try:
                 await self._channel.call("reload", timeout_s=_RELOAD_S, config=pack_config(config))
                 self._given, self.stale = config, ""
-            except TransportLost:
-                pass                                     # its successor has it from the start
+            except TransportLost as error:
+                raise TransportLost(peer="the control API", reason="it ended while it took the new configuration") from error
             except DeadlineExceeded:                     # it may yet take it: back to what all others run
                 self._catching_up = asyncio.create_task(self._catch_up(), name="control catches up")
                 raise

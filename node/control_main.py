@@ -78,6 +78,7 @@ class Control:
         self._feed: Feed
         self._feed_server: RpcServer
         self._collisions: tuple[Collision, ...] = ()
+        self._closing: asyncio.Task[None] | None = None
         self.closed = asyncio.Event()
 
     async def start(self) -> None:
@@ -120,8 +121,6 @@ class Control:
 
     async def answer(self, op: str, fields: Mapping[str, Any]) -> object:
         """Calls of the supervisor."""
-        if op == "ping":
-            return "pong"
         if op == "metrics":
             return METRICS.snapshot()
         if op == "explain":
@@ -145,16 +144,21 @@ class Control:
         return None
 
     async def close(self) -> None:
-        """Requests that run may end; then the database."""
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.wait([self._following])
-            self._following = None
-            await self._front.close(drain_s=_DRAIN_S)
-            await self._feed.close()
-            await self._feed_server.close()
-            close_identity(self._identity)
+        """Requests that run may end; then the database. A second call waits for the first."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name="close")
+        await asyncio.shield(self._closing)
         self.closed.set()
+
+    async def _close(self) -> None:
+        if self._following is None:                      # it did not come to serve
+            return
+        self._following.cancel()
+        await asyncio.wait([self._following])
+        await self._front.close(drain_s=_DRAIN_S)
+        await self._feed.close()
+        await self._feed_server.close()
+        close_identity(self._identity)
 
 
 def make_seed(root: Path, config: HoldfastConfig, *, identity: Address, objects: Address) -> Seed:

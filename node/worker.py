@@ -171,8 +171,6 @@ class Worker:
         """A call of the supervisor."""
         if op == "status":
             return self.status()
-        if op == "ping":
-            return None
         if op == "metrics":
             self._measure_devices()
             return self._registry.snapshot()
@@ -274,9 +272,6 @@ def _load_tls(config: HoldfastConfig) -> ssl.SSLContext | None:
         return make_ssl_context(config.tls.cert, config.tls.key)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(where="tls.cert, tls.key", reason=f"{config.tls.cert}, {config.tls.key}: {error}") from error
-
-
-# the configuration travels from the supervisor to its own children, as what it is
 
 
 # process

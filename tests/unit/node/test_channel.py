@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from common.errors import DeadlineExceeded, NotFound, StorageError, TransportLost
-from node.channel import Channel
+from common.errors import DeadlineExceeded, NotFound, Overloaded, StorageError, TransportLost
+from node.channel import CALLS_WAITING_MAX, Channel
 
 
 async def serve(op, fields):
@@ -98,3 +98,39 @@ async def test_half_a_line_of_a_killed_process_is_its_end_and_no_error():
     with pytest.raises(TransportLost):
         one.emit("x")
     await one.close()
+
+
+async def test_a_sign_of_life_is_given_beside_a_call_that_is_under_way_and_other_calls_wait_for_it():
+    async with pair() as (one, _):
+        long = asyncio.create_task(one.call("never", timeout_s=30))
+        next_one = asyncio.create_task(one.call("echo", timeout_s=30, value=1))
+        for _ in range(3):
+            await one.call("ping", timeout_s=30)
+        assert not long.done() and not next_one.done()
+        long.cancel()
+        next_one.cancel()
+
+
+async def test_a_call_too_many_behind_one_that_takes_long_is_told_so_and_signs_of_life_go_on():
+    async with pair() as (one, _):
+        calls = [asyncio.create_task(one.call("never", timeout_s=30))]
+        await one.call("ping", timeout_s=30)             # that one is under way now
+        calls += [asyncio.create_task(one.call("never", timeout_s=30)) for _ in range(CALLS_WAITING_MAX)]
+        await one.call("ping", timeout_s=30)
+        with pytest.raises(Overloaded):
+            await one.call("echo", timeout_s=30, value=1)
+        await one.call("ping", timeout_s=30)
+        assert not any(call.done() for call in calls)
+        for call in calls:
+            call.cancel()
+
+
+async def test_the_end_of_the_caller_is_told_beside_a_call_that_is_under_way():
+    ours, theirs = socket.socketpair()
+    ended = asyncio.Event()
+    callee = Channel(on_call=serve, on_end=ended.set)
+    await callee.open(theirs)
+    ours.sendall(b'{"id": 1, "op": "never"}\n')
+    ours.close()
+    await ended.wait()
+    await callee.close()

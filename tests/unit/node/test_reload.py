@@ -94,11 +94,13 @@ async def test_a_refused_reload_leaves_the_old_configuration_for_the_next_start(
     assert child._config is NEW
 
 
-async def test_one_that_ends_meanwhile_has_it_from_its_next_start(child):
+async def test_one_that_ends_meanwhile_did_not_take_it_and_that_is_said(child):
     child._take_event("ready", {})
     child._channel = Line(TransportLost(peer="x", reason="ended"))
-    await child.reload(NEW)
-    assert child._config is NEW
+    workers = Part()
+    with pytest.raises(TransportLost, match=r"the control API.*ended while it took the new configuration"):
+        await reload_all(NEW, old=OLD, workers=workers, control=child)
+    assert child._config is workers.runs is OLD          # and so its next process starts with what the workers run
 
 
 async def test_one_that_does_not_answer_in_time_is_brought_back_to_what_all_others_run(child):
