@@ -76,7 +76,7 @@ class ControlChild:
         self._channel: Channel | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._pulse = Pulse("control API")
+        self._pulse = Pulse("control API", clock=clock)
         self._is_stopping = False
         self._stop = asyncio.Event()
         self._ready = asyncio.Event()

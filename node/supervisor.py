@@ -72,7 +72,8 @@ class Supervisor:
                  on_change: Callable[[], None] = lambda: None, kill: Callable[[int, int], None] = os.kill) -> None:
         self.config = config
         self.faults: Mapping[str, object] | None = None          # of the fault switch, for workers that start
-        self.slots = [Slot(number, mine, Pulse(f"worker {number}", kill=kill)) for number, mine in enumerate(listeners)]
+        self.slots = [Slot(number, mine, Pulse(f"worker {number}", clock=clock, kill=kill))
+                      for number, mine in enumerate(listeners)]
         self._state, self._clock, self._on_change = state, clock, on_change
         self._spawner = Spawner(on_exit=self._note_exit, on_lost=self._note_zygote_lost)
         self._is_stopping = False
