@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from common.errors import Corruption, DeviceFull, DeviceRefused, DeviceUnavailable
@@ -467,9 +467,13 @@ class Device:
                              held.length, held.trailer_crc))
         log.error("body quarantined", device=self.root, path=held.version.path, stamp=list(held.version.stamp))
 
-    def unlink_displaced(self) -> None:
-        """Remove files whose successor is durable. Blocking."""
+    def take_displaced(self) -> list[str]:
+        """Files whose successors were appended up to now; for `unlink` once those are durable."""
         paths, self.displaced_bodies = self.displaced_bodies, []
+        return paths
+
+    def unlink(self, paths: Iterable[str]) -> None:
+        """Remove body files. Blocking; one that is not there or cannot be removed is left to the sweeper."""
         for path in paths:
             with contextlib.suppress(OSError):
                 self.fs.unlink(path)

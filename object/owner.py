@@ -395,8 +395,12 @@ class Owner:
             return None
 
     async def _unlink(self) -> None:
-        if self.device.displaced_bodies:
-            await self.in_body_pool(self.device.unlink_displaced)
+        device = self.device
+        paths = device.take_displaced()
+        if paths and (waiting := self.synced(device.journal.next_sequence - 1)) is not None:
+            await waiting                # else power loss could leave the old row, which was acknowledged, without its body
+        if paths:
+            await self.in_body_pool(lambda: device.unlink(paths))
 
     async def _look_at_room(self) -> None:
         await self._in_journal_pool(self.device.has_room)

@@ -54,7 +54,7 @@ class Client:
         assert reply.ok
         self.device.commit_inline()
         assert reply.wait_seq <= self.device.synced_sequence
-        self.device.unlink_displaced()
+        self.device.unlink(self.device.take_displaced())
         self.acknowledged[name] = version.stamp
         self.possible[name] = []
 

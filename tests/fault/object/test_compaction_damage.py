@@ -1,4 +1,4 @@
-"""Compaction beside damage and beside writes that are not durable yet: no acknowledged state is lost with a segment."""
+"""Compaction beside damage, and what goes beside writes that are not durable yet: no acknowledged state is lost with it."""
 from __future__ import annotations
 
 import asyncio
@@ -18,9 +18,9 @@ from tests.fault.object.device_client import Client, body_of, key_of
 JOURNAL = "/d1/journal"
 
 
-def client_with(names):
+def client_with(names, seed=7):
     """Each name in a segment of its own fate: written once, then others are overwritten until most of the segment is dead."""
-    client = Client(FaultFs(seed=7), MemoryIndex())
+    client = Client(FaultFs(seed=seed), MemoryIndex())
     client.start()
     for name in names:
         client.put_large(name) if name == "large" else client.put(name, 3000)
@@ -105,7 +105,8 @@ class Power:
 
     def __init__(self, client):
         self.client, self.write = client, client.device.journal.write
-        self.begun, self.go_on, self.batches, self.disk = threading.Event(), threading.Event(), 0, None
+        self.begun, self.go_on, self.failed = threading.Event(), threading.Event(), threading.Event()
+        self.batches, self.disk = 0, None
         client.device.journal.write = self
 
     def __call__(self, batch):
@@ -115,6 +116,7 @@ class Power:
             assert self.go_on.wait(30)
         elif self.disk is None:
             self.disk = self.client.fs.after_power_loss()
+            self.failed.set()
         return self.write(batch)
 
 
@@ -148,8 +150,31 @@ async def test_a_segment_goes_only_when_what_displaced_its_records_is_durable(is
     await asyncio.wait([compaction], timeout=0.2)            # it comes as far as it can while the first batch is under way
     power.go_on.set()
     await asyncio.gather(compaction, return_exceptions=True)         # without power it may have come to nothing
-    assert power.disk is not None
+    await asyncio.to_thread(power.failed.wait, 30)
     after = Client(power.disk, client.index if is_flushed else MemoryIndex())
     after.start()
     held = after.device.get(key_of("small"))
     assert held.version.stamp == acknowledged and len(after.device.read_inline(held)) == 3000
+
+
+@pytest.mark.parametrize("seed", range(8))           # of what the power loss keeps: the removed name, or not
+async def test_a_body_goes_only_when_what_displaced_it_is_durable(seed):
+    client = client_with(["large"], seed)
+    acknowledged, body = client.acknowledged["large"], client.bodies[client.acknowledged["large"]]
+    owner = Owner(client.device, ManualClock())
+    power = Power(client)
+    begin(client, owner, "other", 10)
+    await asyncio.to_thread(power.begun.wait, 30)
+    begin(client, owner, "large", 2000)
+    unlinking = asyncio.create_task(owner._unlink())
+    await asyncio.wait([unlinking], timeout=0.2)
+    power.go_on.set()
+    await asyncio.gather(unlinking, return_exceptions=True)
+    await asyncio.to_thread(power.failed.wait, 30)
+    after = Client(power.disk, MemoryIndex())
+    after.start()
+    held = after.device.get(key_of("large"))
+    assert held.version.stamp == acknowledged and held.state == BodyState.FILE
+    reader = after.device.open_body(key_of("large"), held)
+    assert reader.read(0, len(body)) == body
+    reader.close()
