@@ -399,6 +399,9 @@ class Device:
             is_alive = unpack_stamp(record.meta) == beside.ceiling
         elif record.type == RecordType.FLOOR:
             is_alive = unpack_stamp(record.meta) == beside.floor
+        elif record.type == RecordType.OWED:                     # its write lies in another segment, which stays meanwhile
+            entry = self.pending.get(record.meta[:-24])
+            is_alive = entry is not None and entry.is_owed and entry.stamp == unpack_stamp(record.meta[-24:])
         else:
             is_alive = record.type == RecordType.PEER_MARK and self.peers.is_current(record.meta)
         if is_alive:

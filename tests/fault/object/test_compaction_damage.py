@@ -8,7 +8,7 @@ import pytest
 
 from common.clock import ManualClock
 from common.faultfs import FaultFs
-from object.compaction import plan_compaction
+from object.compaction import begin_scan, drop_segment, load_records, move_lost, move_records, plan_compaction
 from object.index import MemoryIndex
 from object.owner import Owner
 from object.replay import list_segments, segment_path
@@ -98,6 +98,35 @@ def test_a_segment_with_a_row_of_which_only_the_stamp_is_known_stays():
     compact_all(after)
     assert segment in after.device.damaged_segments
     assert rebuilt(after).get(key_of("small")).state == BodyState.LOST
+
+
+def test_what_is_owed_is_owed_after_the_segment_that_said_so_is_gone():
+    client = client_with(["small"])
+    stamp = client.acknowledged["small"]
+    number = 0
+    while client.device.journal.segment == 1:
+        client.put(f"live{number}", 9000)
+        number += 1
+    client.device.owe(key_of("small"), stamp)
+    client.device.commit_inline()
+    said_in = client.device.journal.segment
+    while client.device.journal.segment <= 3:
+        client.put("o", 9000)
+    client.flush()
+    for key, entry in list(client.device.pending.items()):
+        if key != key_of("small"):
+            client.device.done(key, entry.stamp)
+    gone = set()
+    while (segment := plan_compaction(client.device)) is not None:
+        scan = begin_scan(client.device, segment)
+        for step in load_records(client.device, scan):
+            move_records(client.device, segment, step)
+        assert move_lost(client.device, scan)
+        client.device.commit_inline()
+        drop_segment(client.device, segment)
+        gone.add(segment)
+    assert said_in in gone
+    assert rebuilt(client).pending[key_of("small")].is_owed
 
 
 class Power:
