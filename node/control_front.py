@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from common.http_lines import SERVER, Connection, name_server
 from common.log import Repeats, get_logger
@@ -65,8 +65,7 @@ class Front:
         assert server is not None
         inner = Connection(server, render=self._render, repeats=self.repeats, loop=asyncio.get_running_loop(),
                            keepalive_timeout=IDLE_S, auto_decompress=False)
-        gate = self._gates[inner] = _Gate(self, inner)
-        return gate
+        return _Gate(self, inner)
 
     def _render(self, status: int, sentence: str) -> tuple[str, str]:
         return self._errors.render(Fault(status=status, message=sentence))
@@ -77,6 +76,11 @@ class Front:
         head = (f"HTTP/1.1 503 Service Unavailable\r\nServer: {SERVER}\r\nContent-Type: {content_type}\r\nRetry-After: 2\r\n"
                 f"Connection: close\r\nContent-Length: {len(text)}\r\n\r\n")
         return (head + text).encode()
+
+    def admit(self, gate: _Gate) -> None:
+        """Its connection is open: with TLS after the handshake. Of one that fails in it, no gate hears."""
+        self.connections.add(gate)
+        self._gates[gate.inner] = gate
 
     def forget(self, gate: _Gate) -> None:
         """Its connection has ended."""
@@ -94,7 +98,7 @@ class Front:
             try:
                 return await handler(request)
             finally:
-                gate.is_busy = False
+                gate.end(request.content)
         return witness
 
 
@@ -107,11 +111,18 @@ class _Gate(asyncio.Protocol):
         self._is_refused = False
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._body: StreamReader | None = None           # of a request that was answered before all of it was here
 
     def begin(self) -> None:
         """A request runs: its head is here."""
         self.is_busy = True
+        self._body = None
         self._stop_timer()
+
+    def end(self, body: StreamReader) -> None:
+        """It is answered. What is still to come of its body is no head: aiohttp reads it away, or closes after 10 s of it."""
+        self.is_busy = False
+        self._body = None if body.is_eof() else body
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         front = self._front
@@ -122,13 +133,15 @@ class _Gate(asyncio.Protocol):
             transport.write(front.busy_answer())
             transport.close()
             return
-        front.connections.add(self)
+        front.admit(self)
         self.inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
             return
-        if not self.is_busy and self._timer is None:
+        if self._body is not None and self._body.is_eof():
+            self._body = None
+        if not self.is_busy and self._body is None and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._front.head_s, self._cut)
         self.inner.data_received(data)
 
