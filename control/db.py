@@ -5,18 +5,20 @@ The function may be called again when the database asks for it (a serialization 
 connection; what has to happen once, after the commit, is handed to `after_commit`.
 
 SQLite (the default): a file with a write-ahead log, one thread that writes (BEGIN IMMEDIATE), a few that read. PostgreSQL by its
-URL, through psycopg: every thread does both. A transaction is never held across an await.
+URL, through psycopg: every thread has a connection, and a server that vanished or a statement that waits for ever gives it back. A
+transaction is never held across an await.
 """
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.pool import QueuePool
@@ -31,6 +33,10 @@ _READERS = 3
 _WAITING_MAX = 512                       # transactions that wait for a thread; more would only time out
 _TRIES = 4
 _RETRY_STATES = frozenset({"40001", "40P01"})          # serialization failure, deadlock: the database says try again
+# of PostgreSQL, unless the URL says otherwise: a server that is gone is noticed within a minute, whatever was under way
+_CONNECT: Mapping[str, int] = {"connect_timeout": 10, "keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10,
+                               "keepalives_count": 3, "tcp_user_timeout": 60_000}
+STATEMENT_MS_MAX = 60_000                # of one statement, with its wait for locks; migrations and backups have none
 _AFTER = "holdfast.after_commit"
 _log = get_logger("control.db")
 
@@ -46,16 +52,23 @@ class Database:
             self._reader = _sqlite_engine(url, size=readers, begin="BEGIN", pragmas=("query_only = ON",))
             self._write_pool = ThreadPoolExecutor(1, thread_name_prefix="db-write")
         else:
-            self._writer = self._reader = create_engine(parsed.set(drivername="postgresql+psycopg"), pool_size=readers + 1,
-                                                        max_overflow=0, pool_pre_ping=True)
+            self._writer = self._reader = _postgres_engine(parsed, size=2 * readers)
             self._write_pool = ThreadPoolExecutor(readers, thread_name_prefix="db-write")
         self._read_pool = ThreadPoolExecutor(readers, thread_name_prefix="db-read")
         self._waiting = 0
 
     @property
     def engine(self) -> Engine:
-        """For migrations and tests; writes."""
+        """For tests and tools; writes."""
         return self._writer
+
+    @contextmanager
+    def upgrading(self) -> Iterator[Connection]:
+        """One transaction for migrations, with all the time it takes: before the threads have work."""
+        with self._writer.begin() as connection:
+            if not self.is_sqlite:
+                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+            yield connection
 
     async def run(self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`fn(connection, ...)` as one transaction that may write. Raises what fn does, `Duplicate`, `BadReference`,
@@ -154,6 +167,21 @@ def _sqlite_engine(url: str, *, size: int, begin: str, pragmas: tuple[str, ...] 
     @event.listens_for(engine, "begin")
     def start(connection: Connection) -> None:
         connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _postgres_engine(url: URL, *, size: int) -> Engine:
+    connect = {name: value for name, value in _CONNECT.items() if name not in url.query}
+    engine = create_engine(url.set(drivername="postgresql+psycopg"), pool_size=size, max_overflow=0, pool_pre_ping=True,
+                           connect_args=connect)
+    if "statement_timeout" not in str(url.query.get("options", "")):
+
+        @event.listens_for(engine, "connect")
+        def prepare(raw: Any, _: object) -> None:
+            raw.autocommit = True                # a SET in a transaction would go with its rollback
+            raw.execute(f"SET statement_timeout = {STATEMENT_MS_MAX}")     # not in `options`: PgBouncer refuses those
+            raw.autocommit = False
 
     return engine
 

@@ -31,7 +31,7 @@ def open_database(config: IdentityConfig, state_dir: Path) -> Database:
         database = Database(sqlite_url(path))
     else:
         database = Database(config.database)
-    with database.engine.begin() as connection:
+    with database.upgrading() as connection:
         if not database.is_sqlite:
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7215001)")
         make_or_upgrade(connection, MIGRATIONS, metadata, service="identity")
