@@ -14,7 +14,6 @@ from identity.passwords import Passwords
 from identity.state import Identity
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-POLICY_FILE = "policy/identity.yaml"                              # below STATE
 TOKEN_KEYS, VAULT_KEYS = "token-keys", "credential-keys"          # below STATE/secrets
 
 

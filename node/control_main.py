@@ -30,7 +30,7 @@ from control.jobs_store import JobStore
 from identity.app import make_app, make_service
 from identity.bootstrap import CatalogSeed, Collision, Seed, UserSeed, bootstrap
 from identity.feed import Feed
-from identity.main import POLICY_FILE, close_identity, open_identity
+from identity.main import close_identity, open_identity
 from identity.state import Identity
 from identity.wire import FEED_ROLE, OP_FEED, transport_key
 from node.channel import Channel, unpack_config
@@ -39,6 +39,7 @@ from node.control import admin_password_file
 from node.control_front import Front
 from node.endpoint import local_address
 from node.feed import feed_credentials, feed_socket
+from node.policy_check import POLICY_FILE
 from node.state import RING_KEY, load_state, with_demo_user
 from node.zygote import allow_files, die_with_parent, name_process
 from proxy.auth import load_users

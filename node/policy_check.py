@@ -8,7 +8,7 @@ from pathlib import Path
 from common.errors import ConfigError
 from node.spawner import ROOT
 
-POLICY_FILE = Path("policy") / "identity.yaml"           # as identity/main.py has it, which no supervisor imports
+POLICY_FILE = Path("policy") / "identity.yaml"           # below STATE; here, where a supervisor can know it without the service
 _CHECK = ("import sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path; from node.policy_check import *; "
           "tell_mistake(Path(sys.argv[1]))")
 _CHECK_S = 30.0
