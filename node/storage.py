@@ -160,6 +160,11 @@ class Storage:
         for remote in self._remotes.values():
             remote.expect_end()
 
+    def let_go(self) -> None:
+        """Give mapped memory of the devices back to the system, soon."""
+        for owner in self._owners.values():
+            owner.let_go()
+
     async def close(self) -> None:
         """Stop background work, flush everything, give up the devices."""
         self._held.cancel()

@@ -83,8 +83,8 @@ class Index(Protocol):
     def partitions(self) -> list[tuple[int, int]]:
         """(space, partition) of all rows, ascending; one seek each."""
 
-    def let_go(self) -> None:
-        """Of memory that many lookups have mapped."""
+    def let_go(self, *, above_bytes: int = MAPPED_BYTES_MAX) -> None:
+        """Of memory that many lookups have mapped, if the index is larger than that; in its pool."""
 
     def clear(self) -> None: ...
     def close(self) -> None: ...
@@ -176,7 +176,7 @@ class MemoryIndex:
     def partitions(self) -> list[tuple[int, int]]:
         return sorted({split_key(key)[:2] for key in self._rows})
 
-    def let_go(self) -> None:
+    def let_go(self, *, above_bytes: int = MAPPED_BYTES_MAX) -> None:
         pass
 
     def clear(self) -> None:
@@ -277,8 +277,8 @@ class LmdbIndex:
                 is_there = cursor.set_range(make_key(space, partition, b"\xff" * 16) + b"\0")
         return found
 
-    def let_go(self) -> None:
-        if self._mapped is not None and os.stat(self._file).st_size > MAPPED_BYTES_MAX:
+    def let_go(self, *, above_bytes: int = MAPPED_BYTES_MAX) -> None:
+        if self._mapped is not None and os.stat(self._file).st_size > above_bytes:
             self._mapped.let_go()
 
     def clear(self) -> None:

@@ -444,6 +444,10 @@ class Owner:
         log.info("segment compacted", device=self.name, segment=segment)
         return True
 
+    def let_go(self) -> None:
+        """Of the memory that lookups have mapped, however little it is: the process has grown."""
+        self._index_pool.submit(lambda: self.device.index.let_go(above_bytes=0), lambda *_: None)
+
     async def _in_journal_pool(self, job: Callable[[], T]) -> T:
         return await self._journal_pool.run(job)
 

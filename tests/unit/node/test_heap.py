@@ -5,14 +5,15 @@ from node.heap import GROWN_BYTES_MAX, START_BYTES, HeapTrim
 
 
 async def test_only_a_process_that_stays_larger_is_trimmed():
-    heap, trimmed = HeapTrim(), []
+    trimmed, let_go = [], []
+    heap = HeapTrim(let_go=lambda: let_go.append(1))
     size = [START_BYTES]
     heap._resident_bytes, heap._trim = lambda: size[0], trimmed.append
     large = size[0] + 2 * GROWN_BYTES_MAX
     for found, trims in ((size[0], 0), (large, 0), (size[0], 0), (large, 0), (large, 1)):
         size[0] = found
         heap.look()
-        assert heap.trims == trims
+        assert heap.trims == len(let_go) == trims
     await heap._pool.run(lambda: None)   # behind the trim
     for found, trims in ((large, 1), (large, 1), (large + 2 * GROWN_BYTES_MAX, 1), (large + 2 * GROWN_BYTES_MAX, 2)):
         size[0] = found                  # what could not be given back is the measure from now on
@@ -23,7 +24,7 @@ async def test_only_a_process_that_stays_larger_is_trimmed():
 
 
 async def test_the_size_of_a_process_is_seen():
-    heap = HeapTrim()
+    heap = HeapTrim(let_go=lambda: None)
     before = heap._resident_bytes()
     held = bytearray(b"x") * (64 << 20)
     assert heap._resident_bytes() - before > 60 << 20 and len(held)

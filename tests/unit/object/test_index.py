@@ -2,11 +2,14 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import pytest
 
+from common.clock import ManualClock
 from common.timestamp import Stamp
 from object.index import MAPPED_BYTES_MAX, LmdbIndex, Mark
+from object.owner import Owner
 from object.register import Held
 from object.wire import SPACE_OBJECT, BodyState, Kind, make_key, make_version
 from tests.resident import resident_bytes
@@ -35,4 +38,21 @@ def test_a_large_index_is_let_go_of_after_a_flush_and_found_again(tmp_path, coun
         found = index.get(key)
         assert found is not None and found.version == row.version
     assert resident_bytes(file) > 0
+    index.let_go()
+    assert (resident_bytes(file) == 0) is is_large
+    index.let_go(above_bytes=0)
+    assert resident_bytes(file) == 0
+    index.close()
+    index.let_go(above_bytes=0)                      # of nothing: whoever asks may come late
+
+
+async def test_a_process_that_has_grown_lets_go_of_small_indexes_as_well(tmp_path):
+    index, rows = LmdbIndex(str(tmp_path), map_bytes=1 << 30), rows_of(100)
+    index.flush(rows, {}, Mark(1, 1, 1, {}, b""))
+    owner = Owner(SimpleNamespace(identity=SimpleNamespace(name="d"), index=index), ManualClock())
+    assert index.get(next(iter(rows))) is not None and resident_bytes(tmp_path / "data.mdb") > 0
+    owner.let_go()
+    await owner._index_pool.run(lambda: None)            # behind it
+    assert resident_bytes(tmp_path / "data.mdb") == 0
+    owner._index_pool.shutdown()
     index.close()
