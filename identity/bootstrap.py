@@ -5,7 +5,8 @@ Roles, the default domain, an administrator, the catalog of this node, and one p
 starts; what an administrator changed through the API stays as it is, unless the configuration itself says something new.
 
 What somebody made through the API under a name that the configuration wants is left as it is, too, and whatever it is in the way
-of is left out and told of (`Collision`): a start never fails because of what users may name.
+of is left out and told of (`Collision`): a start never fails because of what users may name. The administrator is known by its id,
+which a row among the counters keeps: the name admin makes nobody one, and the administrator stays one under another name.
 """
 from __future__ import annotations
 
@@ -14,15 +15,17 @@ import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, Table, delete, insert, select, update
+from sqlalchemy import Connection, Table, delete, insert, select, tuple_, update
 
 from control.db import ensure_row
 from identity.base import find_row, new_id
-from identity.effective import SYSTEM
+from identity.effective import SYSTEM, groups_of
 from identity.model import (
     DEFAULT_DOMAIN,
     ROOT,
     assignment,
+    counter,
+    credential,
     endpoint,
     project,
     region,
@@ -38,6 +41,7 @@ ROLES = ("admin", "manager", "member", "reader", "service")
 _IMPLIED = (("admin", "manager"), ("manager", "member"), ("member", "reader"))
 ADMIN = "admin"
 RESERVED = frozenset({"admin", "service"})       # names of ours, which no account takes
+_MARK = "administrator:"                         # of a row among the counters, before the id of the user
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,12 +113,12 @@ def project_name(account: str) -> str:
 def bootstrap(connection: Connection, state: Identity, seed: Seed) -> tuple[Collision, ...]:
     """One transaction; may be repeated."""
     make_counter(connection)
+    state.change(connection)                 # first, so that nothing that is read here changes beside it
     _make_domains(connection)
     roles = _make_roles(connection)
-    _make_admin(connection, state, seed, roles)
+    collisions = _make_admin(connection, state, seed, roles)
     _make_catalog(connection, seed)
-    collisions = _make_accounts(connection, state, seed, roles)
-    state.change(connection)
+    collisions += _make_accounts(connection, state, seed, roles)
     return tuple(collisions)
 
 
@@ -136,25 +140,85 @@ def _make_roles(connection: Connection) -> dict[str, str]:
     return ids
 
 
-def _make_admin(connection: Connection, state: Identity, seed: Seed, roles: dict[str, str]) -> None:
-    """User admin with role admin on the project admin, the default domain and the system."""
+def _make_admin(connection: Connection, state: Identity, seed: Seed, roles: dict[str, str]) -> list[Collision]:
+    """The administrator, with role admin on the project admin, the default domain and the system; at first it is called admin.
+
+    From one that lost the role everywhere it stays away until there is a new password for it: who manages users without that role
+    could have made this one theirs.
+    """
     _make_project(connection, new_id(), ADMIN, "Administration", {})
     _make_project(connection, new_id(), "service", "Users that are services", {})
     project_id = connection.execute(select(project.c.id).where(project.c.domain_id == DEFAULT_DOMAIN,
                                                                project.c.name == ADMIN)).scalar_one()
-    there = connection.execute(select(user.c.id).where(user.c.domain_id == DEFAULT_DOMAIN, user.c.name == ADMIN)).scalar()
-    user_id = there or new_id()
-    _put_user(connection, state, user_id, ADMIN, project_id, _print(seed, seed.admin_password), password=seed.admin_password,
-              key_hash=None)
+    source = _print(seed, seed.admin_password)
+    user_id = find_admin(connection) or _adopt_admin(connection, seed, source, roles[ADMIN]) or new_id()
+    row = find_row(connection, user, user_id)
+    if not _put_user(connection, state, user_id, ADMIN, project_id, source, password=seed.admin_password, key_hash=None):
+        return [_find_other_admin(connection)]
+    _mark_admin(connection, user_id)
+    is_lost = row is not None and not _has_role(connection, user_id, roles[ADMIN])
+    if is_lost and row is not None and row.source_print == source:
+        return []
+    if is_lost:
+        connection.execute(delete(credential).where(credential.c.user_id == user_id))
+        connection.execute(update(user).where(user.c.id == user_id).values(options={}))
     for kind, target in (("project", project_id), ("domain", DEFAULT_DOMAIN), ("system", SYSTEM)):
         _grant(connection, user_id, kind, target, roles[ADMIN])
+    return []
+
+
+def find_admin(connection: Connection) -> str | None:
+    """The id of the administrator that a start made; None if that is not known or it was deleted."""
+    marks = connection.execute(select(counter.c.name).where(counter.c.name.startswith(_MARK, autoescape=True))).scalars()
+    rows = [find_row(connection, user, mark.removeprefix(_MARK)) for mark in marks.all()]
+    return next((str(row.id) for row in rows if row is not None), None)
+
+
+def _mark_admin(connection: Connection, user_id: str) -> None:
+    connection.execute(delete(counter).where(counter.c.name.startswith(_MARK, autoescape=True), counter.c.name != _MARK + user_id))
+    ensure_row(connection, counter, {"name": _MARK + user_id}, {"value": 1})
+
+
+def _adopt_admin(connection: Connection, seed: Seed, source: str, role_id: str) -> str | None:
+    """The administrator that a version without the mark made: it came from a start and has the role admin on the system.
+
+    By its name, or by its password if it was renamed.
+    """
+    has_role = select(assignment.c.actor_id).where(
+        assignment.c.actor_kind == "user", assignment.c.target_kind == "system", assignment.c.target_id == SYSTEM,
+        assignment.c.role_id == role_id)
+    rows = connection.execute(select(user.c.id, user.c.name, user.c.source_print).where(
+        user.c.domain_id == DEFAULT_DOMAIN, user.c.source_print.is_not(None), user.c.id.in_(has_role)).order_by(user.c.id)).all()
+    configured = {one.id for one in seed.users}
+    found = [row.id for row in rows if row.id not in configured and (row.name == ADMIN or row.source_print == source)]
+    named = [row.id for row in rows if row.id in found and row.name == ADMIN]
+    return named[0] if named else found[0] if len(found) == 1 else None
+
+
+def _has_role(connection: Connection, user_id: str, role_id: str) -> bool:
+    """Somewhere, by a group too."""
+    actors = [("user", user_id), *(("group", one) for one in groups_of(connection, user_id))]
+    return connection.execute(select(assignment.c.role_id).where(
+        tuple_(assignment.c.actor_kind, assignment.c.actor_id).in_(actors), assignment.c.role_id == role_id)).first() is not None
+
+
+def _find_other_admin(connection: Connection) -> Collision:
+    other = _named(connection, user, ADMIN)
+    return Collision(
+        text=f"user {other} is called {ADMIN} and was not made by a start: it is given no role, and the password in "
+             "secrets/admin.password is nobody's",
+        advice="as another administrator, or a manager of the domain default, rename or delete that user "
+               f"(openstack user set --name NEW {other}), then SIGHUP or restart the node: user {ADMIN} is made again")
 
 
 def _make_project(connection: Connection, row_id: str, name: str, description: str, options: dict[str, object]) -> bool:
-    """False if one of that id, or of that name in the default domain, is there."""
-    return ensure_row(connection, project, {"id": row_id}, {
+    """False if one of that id, or of that name in the default domain, is there. What an earlier one of that id gave is gone."""
+    is_made = ensure_row(connection, project, {"id": row_id}, {
         "name": name, "domain_id": DEFAULT_DOMAIN, "parent_id": DEFAULT_DOMAIN, "is_domain": False, "enabled": True,
         "description": description, "options": options, "extra": {}})
+    if is_made:
+        connection.execute(delete(assignment).where(assignment.c.target_kind == "project", assignment.c.target_id == row_id))
+    return is_made
 
 
 def _put_user(connection: Connection, state: Identity, user_id: str, name: str, project_id: str, source: str, *,
@@ -171,6 +235,7 @@ def _put_user(connection: Connection, state: Identity, user_id: str, name: str, 
     hashed = key_hash if key_hash is not None else state.passwords.hash_here(password or "")
     now_us = state.clock.now_us()
     if row is None:
+        connection.execute(delete(assignment).where(assignment.c.actor_kind == "user", assignment.c.actor_id == user_id))
         return ensure_row(connection, user, {"id": user_id}, {
             "domain_id": DEFAULT_DOMAIN, "name": name, "enabled": True, "description": None, "email": None, "extra": {},
             "options": {}, "default_project_id": project_id, "password_hash": hashed, "password_changed_us": now_us,
@@ -241,7 +306,7 @@ def _make_accounts(connection: Connection, state: Identity, seed: Seed, roles: d
                      f"{_named(connection, user, one.login)} has the name {one.login} there",
                 advice="it logs in by v1 only; rename or delete that user (openstack user set --name NEW ID), then SIGHUP or "
                        "restart the node"))
-    _disable_removed(connection, state, {one.id for one in seed.users})
+    _disable_removed(connection, state, {one.id for one in seed.users} | {find_admin(connection) or ""})
     return found
 
 
@@ -280,7 +345,7 @@ def _find_namesake(connection: Connection, account: str) -> list[Collision]:
 def _disable_removed(connection: Connection, state: Identity, kept: Iterable[str]) -> None:
     """Users that came from the configuration and are not in it any more. They come back with it, with a password set anew."""
     rows = connection.execute(select(user.c.id).where(user.c.source_print.is_not(None), user.c.enabled.is_(True),
-                                                      user.c.domain_id == DEFAULT_DOMAIN, user.c.name != ADMIN)).scalars().all()
+                                                      user.c.domain_id == DEFAULT_DOMAIN)).scalars().all()
     for user_id in set(rows) - set(kept):
         state.revoke(connection, "user", user_id)
         connection.execute(update(user).where(user.c.id == user_id).values(enabled=False, source_print="removed"))
