@@ -113,15 +113,21 @@ def authorize(connection: Connection, call: Call) -> dict[str, Any]:
         raise Forbidden(reason="Delegated tokens cannot authorize a consumer.")
     row = get_row(connection, request_token, call.params["token_id"], what="request token")
     if row.expires_us <= state.clock.now_us() or row.user_id is not None:
-        raise Forbidden(reason="The request token is expired or was authorized before.")
+        raise _was_authorized()
     have = effective_roles(connection, call.context.user_id, "project", row.project_id)
     wanted = {_role_id(connection, given) for given in call.body["roles"]}
     if not wanted <= have.keys():
         raise Forbidden(reason="A role can be given away only by somebody who has it.").because("delegation.roles")
     verifier = "".join(secrets.choice("ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnpqrstuvwxyz23456789") for _ in range(16))
-    connection.execute(update(request_token).where(request_token.c.id == row.id, request_token.c.user_id.is_(None))
-                       .values(verifier=verifier, user_id=call.context.user_id, role_ids={"ids": sorted(wanted)}))
+    taken = connection.execute(update(request_token).where(request_token.c.id == row.id, request_token.c.user_id.is_(None))
+                               .values(verifier=verifier, user_id=call.context.user_id, role_ids={"ids": sorted(wanted)}))
+    if not taken.rowcount:                   # somebody else authorized it since it was read
+        raise _was_authorized()
     return {"token": {"oauth_verifier": verifier}}
+
+
+def _was_authorized() -> Forbidden:
+    return Forbidden(reason="The request token is expired or was authorized before.")
 
 
 async def create_access_token(call: Call) -> Answer:

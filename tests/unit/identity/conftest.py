@@ -1,6 +1,7 @@
 """An identity service in this process: its own database, cheap hashes, a clock that tests move."""
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from sqlalchemy import text
 
 from common.clock import ManualClock
 from identity.app import make_app, make_service
@@ -97,6 +99,31 @@ class Cloud:
         project = await self.make("project", name=f"project of {name}")
         await self.grant(user["id"], role, project=project["id"])
         return user["id"], project["id"], await self.login(user["id"], name, {"project": {"id": project["id"]}})
+
+
+async def _beside(cloud: Cloud, change: Any, request: Any) -> Any:
+    """Commit `change` once `request` waits for it; the answer. On SQLite requests wait for the one writer by themselves."""
+    state = cloud.state
+    with state.database.engine.connect() as connection, connection.begin():
+        connection.info["holdfast.after_commit"] = []
+        state.change(connection)
+        change(connection)
+        task = asyncio.create_task(request)
+        async with asyncio.timeout(20):
+            while not state.database.is_sqlite and not await state.database.read(_waiting):
+                assert not task.done(), (await task, "it waited for nothing")
+    return await task
+
+
+def _waiting(connection: Any) -> Any:
+    return connection.execute(text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+                                   "AND wait_event_type = 'Lock'")).scalar()
+
+
+@pytest.fixture
+def beside() -> Any:
+    """`await beside(cloud, change, request)`: the answer to a request that comes while change(connection) is not committed."""
+    return _beside
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,9 @@ import socket
 from urllib.parse import parse_qsl, quote
 
 import pytest
+from sqlalchemy import update
 
+from identity.model import request_token
 from identity.oauth import sign
 
 LOGIN = {"auth": {"identity": {"methods": ["oauth1"], "oauth1": {}}}}
@@ -38,6 +40,19 @@ async def access_token(cloud):
     assert answer.status == 201, answer
     given = dict(parse_qsl(answer.body.decode()))
     return consumer, (given["oauth_token"], given["oauth_token_secret"]), project
+
+
+async def test_a_request_token_that_somebody_authorized_at_the_same_moment_is_not_given_another_verifier(make_cloud, beside):
+    async with make_cloud() as cloud:
+        consumer = await cloud_consumer(cloud)
+        user, project, mine = await cloud.member()
+        path = "/v3/OS-OAUTH1/request_token"
+        answer = await cloud.call("POST", path, Authorization=header(cloud, "POST", path, consumer), Requested_Project_Id=project)
+        token_id = dict(parse_qsl(answer.body.decode()))["oauth_token"]
+        answer = await beside(cloud, lambda connection: connection.execute(
+            update(request_token).where(request_token.c.id == token_id).values(user_id=user, verifier="of the first")),
+            cloud.call("PUT", f"/v3/OS-OAUTH1/authorize/{token_id}", {"roles": [{"name": "member"}]}, token=mine))
+        assert answer.status == 403 and "authorized before" in answer.body["error"]["message"]
 
 
 async def cloud_consumer(cloud):
