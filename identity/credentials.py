@@ -63,6 +63,7 @@ def _target(row: Row[Any] | None) -> dict[str, object]:
 
 def create_credential(connection: Connection, call: Call) -> dict[str, Any]:
     """For oneself, or by an administrator for others."""
+    call.state.hold_changes(connection)
     given = call.body["credential"]
     user_id = given.get("user_id") or call.context.user_id
     call.enforce({"target.credential.user_id": user_id})
@@ -174,11 +175,12 @@ def get_credential(connection: Connection, call: Call) -> dict[str, Any]:
 
 def update_credential(connection: Connection, call: Call) -> dict[str, Any]:
     """The secret and what was added freely. Whose it is, for which project and of which type stays: that would be another one."""
+    call.state.hold_changes(connection)
     row, given = _allowed(connection, call), call.body["credential"]
     for name in ("user_id", "project_id", "type"):
         same_or_absent(given, name, getattr(row, name))
     _refuse_forged(given)
-    values: dict[str, Any] = {"extra": free_attributes(given, _FIELDS, row.extra)}
+    values: dict[str, Any] = {"extra": free_attributes(given, _FIELDS, row.extra)} if given.keys() - _FIELDS.keys() else {}
     if "blob" in given:
         blob = given["blob"] if isinstance(given["blob"], str) else json.dumps(given["blob"])
         if row.type == "ec2":
@@ -209,6 +211,7 @@ def show_ec2(call: Call, row: Row[Any]) -> dict[str, Any]:
 
 def create_ec2(connection: Connection, call: Call) -> dict[str, Any]:
     """A user may have keys only where it has a role."""
+    call.state.hold_changes(connection)
     user_id, project_id = call.params["user_id"], call.body["tenant_id"]
     owner = find_row(connection, user, user_id)
     call.enforce({"target.credential.user_id": user_id, **target_of_user(connection, owner, now_us=call.state.clock.now_us())})

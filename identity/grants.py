@@ -107,6 +107,7 @@ def _keys(place: Place, actor_id: str, target_id: str, role_id: str) -> dict[str
 def _grant(place: Place) -> Callable[[Connection, Call], None]:
     def grant(connection: Connection, call: Call) -> None:
         """Once or again."""
+        call.state.hold_changes(connection)
         actor_id, target_id, found = _resolve(connection, call, place, with_role=True)
         assert found is not None
         ensure_row(connection, assignment, _keys(place, actor_id, target_id, found.id))
@@ -130,6 +131,7 @@ def _check(place: Place) -> Callable[[Connection, Call], Answer]:
 def _revoke(place: Place) -> Callable[[Connection, Call], None]:
     def revoke(connection: Connection, call: Call) -> None:
         """Tokens lose the role with the next request; the last role ends them."""
+        call.state.hold_changes(connection)
         actor_id, target_id, found = _resolve(connection, call, place, with_role=True)
         assert found is not None
         keys = _keys(place, actor_id, target_id, found.id)

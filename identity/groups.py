@@ -72,15 +72,18 @@ def get_group(connection: Connection, call: Call) -> dict[str, Any]:
 
 def update_group(connection: Connection, call: Call) -> dict[str, Any]:
     """Name, description."""
+    call.state.hold_changes(connection)
     row, given = _allowed(connection, call), call.body["group"]
     same_or_absent(given, "domain_id", row.domain_id)
     values: dict[str, Any] = {name: given[name] for name in ("name", "description") if name in given}
-    values["extra"] = free_attributes(given, _KNOWN, row.extra)
+    if given.keys() - _KNOWN:
+        values["extra"] = free_attributes(given, _KNOWN, row.extra)
     return {"group": show_group(call, change_row(connection, group, row.id, values, what="group"))}
 
 
 def delete_group(connection: Connection, call: Call) -> None:
     """Its members lose what it gave them."""
+    call.state.hold_changes(connection)
     row = _allowed(connection, call)
     call.state.change(connection)
     with keep_an_administrator(connection):
@@ -111,6 +114,7 @@ def _both(connection: Connection, call: Call) -> tuple[str, str]:
 
 def add_member(connection: Connection, call: Call) -> None:
     """Once or again."""
+    call.state.hold_changes(connection)
     group_id, user_id = _both(connection, call)
     ensure_row(connection, membership, {"group_id": group_id, "user_id": user_id})
     call.state.change(connection)
@@ -126,6 +130,7 @@ def check_member(connection: Connection, call: Call) -> None:
 
 def remove_member(connection: Connection, call: Call) -> None:
     """What the group gave is gone at once."""
+    call.state.hold_changes(connection)
     group_id, user_id = _both(connection, call)
     call.state.change(connection)
     with keep_an_administrator(connection):

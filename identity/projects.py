@@ -84,6 +84,7 @@ def _shown(connection: Connection, call: Call, row: Row[Any]) -> dict[str, Any]:
 
 def create_project(connection: Connection, call: Call) -> dict[str, Any]:
     """Below a parent of the same domain, at most five deep."""
+    call.state.hold_changes(connection)
     given = call.body["project"]
     if given.get("is_domain"):
         return _create_domain_project(connection, call, given)
@@ -213,6 +214,7 @@ def subtree_of(connection: Connection, project_id: str) -> list[Row[Any]]:
 
 def update_project(connection: Connection, call: Call) -> dict[str, Any]:
     """Name, description, enabled, tags; where it stands is for life."""
+    call.state.hold_changes(connection)
     row, given = _allowed(connection, call), call.body["project"]
     for name, have in (("domain_id", None if row.is_domain else row.domain_id),
                        ("parent_id", None if row.is_domain else row.parent_id),
@@ -235,7 +237,10 @@ def _change(connection: Connection, state: Identity, row: Row[Any], given: Mappi
 
 def _apply(connection: Connection, state: Identity, row: Row[Any], given: Mapping[str, Any]) -> Row[Any]:
     values: dict[str, Any] = {name: given[name] for name in ("name", "enabled", "description") if name in given}
-    values |= {"options": _merged(row.options, given.get("options")), "extra": free_attributes(given, _KNOWN, row.extra)}
+    if "options" in given:
+        values["options"] = _merged(row.options, given["options"])
+    if given.keys() - _KNOWN:
+        values["extra"] = free_attributes(given, _KNOWN, row.extra)
     if given.get("enabled") is False and row.enabled:
         if not row.is_domain and any(one.enabled for one in subtree_of(connection, row.id)):
             raise Forbidden(reason="A project cannot be disabled while one below it is enabled.")
@@ -260,6 +265,7 @@ def _revoke(connection: Connection, state: Identity, row: Row[Any]) -> None:
 
 def delete_project(connection: Connection, call: Call) -> None:
     """Only one without projects below it."""
+    call.state.hold_changes(connection)
     row = _allowed(connection, call)
     if row.is_domain:
         call.enforce({"target.domain.id": row.id}, rule="identity:delete_domain")
@@ -291,6 +297,7 @@ def _set_tags(connection: Connection, project_id: str, tags: Iterable[str]) -> N
 
 
 def _taggable(connection: Connection, call: Call) -> Row[Any]:
+    call.state.hold_changes(connection)
     row = _allowed(connection, call)
     refuse_immutable("resource", row.options, None)
     return row
@@ -383,12 +390,14 @@ def get_domain(connection: Connection, call: Call) -> dict[str, Any]:
 
 def update_domain(connection: Connection, call: Call) -> dict[str, Any]:
     """A disabled domain disables everybody in it."""
+    call.state.hold_changes(connection)
     row = _domain(connection, call)
     return _shown_domain(connection, call, _change(connection, call.state, row, call.body["domain"]))
 
 
 def delete_domain(connection: Connection, call: Call) -> None:
     """With all that is in it; it has to be disabled first."""
+    call.state.hold_changes(connection)
     _end_domain(connection, call.state, _domain(connection, call))
 
 

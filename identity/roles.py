@@ -81,11 +81,15 @@ def get_role(connection: Connection, call: Call) -> dict[str, Any]:
 
 def update_role(connection: Connection, call: Call) -> dict[str, Any]:
     """Policy goes by names: a new name takes effect with the next request."""
+    call.state.hold_changes(connection)
     row, given = _allowed(connection, call, "update"), call.body["role"]
     same_or_absent(given, "domain_id", row.domain_id or None)
     refuse_immutable("role", row.options, given)
     values: dict[str, Any] = {name: given[name] for name in ("name", "description") if name in given}
-    values |= {"options": _options(row.options, given), "extra": free_attributes(given, _KNOWN, row.extra)}
+    if "options" in given:
+        values["options"] = _options(row.options, given)
+    if given.keys() - _KNOWN:
+        values["extra"] = free_attributes(given, _KNOWN, row.extra)
     call.state.change(connection)
     with keep_an_administrator(connection, is_risk="name" in values):
         changed = change_row(connection, role, row.id, values, what="role")
@@ -94,6 +98,7 @@ def update_role(connection: Connection, call: Call) -> dict[str, Any]:
 
 def delete_role(connection: Connection, call: Call) -> None:
     """With every assignment of it."""
+    call.state.hold_changes(connection)
     row = _allowed(connection, call, "delete")
     refuse_immutable("role", row.options, None)
     call.state.change(connection)
@@ -120,6 +125,7 @@ def _inference(call: Call, prior: Row[Any], implied: Row[Any]) -> dict[str, Any]
 
 def create_implication(connection: Connection, call: Call) -> dict[str, Any]:
     """Whoever has the first has the second. No circles, and nothing implies admin."""
+    call.state.hold_changes(connection)
     prior, implied = _pair(connection, call)
     if implied.name.lower() == "admin" and implied.domain_id == ROOT:
         raise Forbidden(reason="The role admin cannot be implied by another.")

@@ -124,6 +124,14 @@ class Identity:
 
     # changes
 
+    def hold_changes(self, connection: Connection) -> None:
+        """Let no other transaction move the counter before this one has ended; before the first read of what is written later.
+
+        So nobody grants something to a user who is deleted at that moment, and nobody writes back what another has just changed.
+        SQLite has one writer at a time anyway.
+        """
+        connection.execute(select(counter.c.value).where(counter.c.name == _COUNTER).with_for_update())
+
     def change(self, connection: Connection) -> int:
         """Something that decides what callers may do changes in this transaction; the counter's new value."""
         connection.execute(update(counter).where(counter.c.name == _COUNTER).values(value=counter.c.value + 1))

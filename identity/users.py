@@ -178,6 +178,7 @@ async def update_user(call: Call) -> dict[str, Any]:
         hashed = await state.passwords.hash(password, peer=call.peer)
 
     def change(connection: Connection, _: Call) -> Row[Any]:
+        state.hold_changes(connection)
         row = _allowed(connection, call)
         same_or_absent(given, "domain_id", row.domain_id)
         same_or_absent(given, "id", row.id)
@@ -186,7 +187,10 @@ async def update_user(call: Call) -> dict[str, Any]:
         values: dict[str, Any] = {name: given[name] for name in ("name", "enabled", "description", "email", "default_project_id")
                                   if name in given}
         options = _merged(row.options, given.get("options"))
-        values |= {"options": options, "extra": free_attributes(given, _KNOWN, row.extra)}
+        if "options" in given:
+            values["options"] = options
+        if given.keys() - _KNOWN:
+            values["extra"] = free_attributes(given, _KNOWN, row.extra)
         if "password" in given:
             now_us = state.clock.now_us()
             values |= {"password_hash": hashed, "password_changed_us": now_us, "failed_count": 0, "failed_us": None,
@@ -206,6 +210,7 @@ async def update_user(call: Call) -> dict[str, Any]:
 
 def delete_user(connection: Connection, call: Call) -> None:
     """With assignments, credentials, trusts."""
+    call.state.hold_changes(connection)
     row = _allowed(connection, call)
     with keep_an_administrator(connection):
         forget_user(connection, call.state, row.id)
@@ -238,6 +243,7 @@ async def change_password(call: Call) -> None:
     hashed = await state.passwords.hash(password, peer=call.peer)
 
     def change(connection: Connection, _: Call) -> None:
+        state.hold_changes(connection)
         now_us = state.clock.now_us()
         changed = connection.execute(update(user).where(user.c.id == user_id, user.c.password_hash == row.password_hash).values(
             password_hash=hashed, password_changed_us=now_us, must_change_password=False,
