@@ -97,9 +97,16 @@ class Identity:
                 _log.error("changes cannot be read", exc=error)
 
     def prune_here(self, connection: Connection) -> None:
-        """Events that are older than any token may be."""
+        """Events that are older than any token may be. This process forgets them as well, and those that others have dropped."""
         before_us = self.clock.now_us() - 2 * self.config.token_life_s * 1_000_000 - 86_400_000_000
+        value = read_generation(connection)                  # before the rows: what comes beside this counts higher
         connection.execute(delete(revocation).where(revocation.c.revoked_us < before_us))
+        kept = {(row.kind, row.value) for row in connection.execute(select(revocation.c.kind, revocation.c.value))}
+        after_commit(connection, lambda: self._keep(kept, value))
+
+    def _keep(self, kept: set[tuple[str, str]], generation: int) -> None:
+        """Of what was revoked up to that generation."""
+        self._revoked = {what: number for what, number in self._revoked.items() if number > generation or what in kept}
 
     # what tokens mean
 
