@@ -1,18 +1,19 @@
 """Somebody can always administrate: what would take the power from the last administrator is refused.
 
-An administrator is whoever a login can make one: enabled, at home in an enabled domain, with a password, and with the role admin,
-directly or by a group, on the system, on an enabled domain, or in an enabled project that does not confine it. Nothing implies
-admin (`identity/roles.py`), so assignments alone say it.
+An administrator is whoever a login can make one: enabled, at home in an enabled domain, with a password and what else its rules for
+several factors ask for, and with the role admin, directly or by a group, on the system, on an enabled domain, or in an enabled
+project that does not confine it. Nothing implies admin (`identity/roles.py`), so assignments alone say it.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Text, and_, cast, exists, func, or_, select
 
 from common.errors import Forbidden
-from identity.model import ROOT, assignment, membership, project, role, user
+from identity.model import ROOT, assignment, credential, membership, project, role, user
 from identity.scopes import CONFINED
 
 _ADMIN = "admin"                         # as rule admin_required has it
@@ -36,12 +37,27 @@ def has_administrator(connection: Connection) -> bool:
     """Whether somebody could log in as one at this moment."""
     home = project.alias()
     is_admin = assignment.c.role_id.in_(select(role.c.id).where(func.lower(role.c.name) == _ADMIN, role.c.domain_id == ROOT))
-    can_log_in = and_(user.c.enabled.is_(True), user.c.password_hash.is_not(None), home.c.id == user.c.domain_id,
-                      home.c.enabled.is_(True))
-    direct = exists().where(assignment.c.actor_kind == "user", user.c.id == assignment.c.actor_id)
-    by_group = exists().where(assignment.c.actor_kind == "group", membership.c.group_id == assignment.c.actor_id,
-                              user.c.id == membership.c.user_id)
-    return any(connection.execute(select(way.where(is_admin, can_log_in, _counts()))).scalar() for way in (direct, by_group))
+    direct = select(assignment.c.actor_id).where(assignment.c.actor_kind == "user", is_admin, _counts())
+    by_group = select(membership.c.user_id).where(assignment.c.actor_kind == "group",
+                                                  membership.c.group_id == assignment.c.actor_id, is_admin, _counts())
+    found = connection.execute(select(user.c.id, user.c.options).where(
+        user.c.enabled.is_(True), user.c.password_hash.is_not(None), home.c.id == user.c.domain_id, home.c.enabled.is_(True),
+        or_(user.c.id.in_(direct), user.c.id.in_(by_group)))).all()
+    return any(_has_factors(connection, row.id, row.options) for row in found)
+
+
+def _has_factors(connection: Connection, user_id: str, options: Mapping[str, Any]) -> bool:
+    """Whether one that has a password meets a rule with what it has, at a first login, for which no token helps."""
+    rules = rules_of(options)
+    if not rules or any(set(rule) <= {"password"} for rule in rules):
+        return True
+    seed = select(credential.c.id).where(credential.c.user_id == user_id, credential.c.type == "totp")
+    return any(set(rule) <= {"password", "totp"} for rule in rules) and connection.execute(seed).first() is not None
+
+
+def rules_of(options: Mapping[str, Any]) -> list[list[str]]:
+    """Of a user with these options, the rules for several factors of which a login has to meet one; [] if there are none."""
+    return list(options.get("multi_factor_auth_rules") or []) if options.get("multi_factor_auth_enabled") is not False else []
 
 
 def _counts() -> ColumnElement[bool]:

@@ -18,6 +18,7 @@ from control.app import Call
 from control.listing import Listing, link_map, list_rows
 from control.routes import Route
 from control.schema import ID, ID_OR_NULL, BodySchema, parse_json, properties, wrapped
+from identity.administrators import keep_an_administrator
 from identity.base import (
     add_row,
     change_row,
@@ -193,10 +194,11 @@ def update_credential(connection: Connection, call: Call) -> dict[str, Any]:
 
 
 def delete_credential(connection: Connection, call: Call) -> None:
-    """At once."""
+    """At once. The seed without which the last administrator could not log in stays."""
     row = _allowed(connection, call)
     call.state.change(connection)
-    drop_row(connection, credential, row.id, what="credential")
+    with keep_an_administrator(connection, is_risk=row.type == "totp"):
+        drop_row(connection, credential, row.id, what="credential")
 
 
 # EC2

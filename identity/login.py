@@ -16,6 +16,7 @@ from common.errors import BadRequest, Forbidden, NotFound, Unauthorized
 from control.app import Call
 from control.routes import Answer
 from control.schema import BodySchema
+from identity.administrators import rules_of
 from identity.base import find_row
 from identity.catalog import make_catalog
 from identity.effective import effective_roles
@@ -136,8 +137,8 @@ def token_catalog(connection: Connection, call: Call, found: Meaning) -> list[di
 def check_factors(connection: Connection, proof: Proof) -> None:
     """Of a user with rules for several factors one rule has to be met. Raises `Unauthorized`."""
     row = find_row(connection, user, proof.user_id)
-    rules = row.options.get("multi_factor_auth_rules") if row is not None else None
-    if row is None or not rules or row.options.get("multi_factor_auth_enabled") is False:
+    rules = rules_of(row.options) if row is not None else []
+    if row is None or not rules:
         return
     shown = {*proof.methods, *(proof.before.methods if proof.before is not None else ())}
     if proof.app_credential is None and not any(set(rule) <= shown for rule in rules):

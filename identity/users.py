@@ -202,7 +202,8 @@ async def update_user(call: Call) -> dict[str, Any]:
             state.revoke(connection, "user", row.id)
         else:
             state.change(connection)
-        with keep_an_administrator(connection, is_risk=values.get("enabled") is False or ("password" in given and hashed is None)):
+        is_risk = values.get("enabled") is False or ("password" in given and hashed is None) or "options" in given
+        with keep_an_administrator(connection, is_risk=is_risk):
             return change_row(connection, user, row.id, values, what="user")
 
     return {"user": show_user(call, await call.run(change))}

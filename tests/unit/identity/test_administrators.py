@@ -150,3 +150,52 @@ async def test_of_two_administrators_that_go_at_the_same_moment_one_stays(make_c
                           "role": ("DELETE", grant, None), "group": ("DELETE", f"/v3/groups/{group}/users/{user}", None)}[by]
         answers = await asyncio.gather(*(cloud.as_admin(*way) for way in (disable_first, disable_second)))
         assert await is_there(cloud), answers
+
+
+SEED32 = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
+BOTH = {"user": {"options": {"multi_factor_auth_rules": [["password", "totp"]]}}}
+
+
+@pytest.mark.parametrize("rules, status", [
+    ([["password", "totp"]], 403), ([["totp"]], 403), ([["password", "token"]], 403), ([["password", "totp"], ["password"]], 200),
+    ([["password"]], 200), ([], 200)])
+async def test_the_last_administrator_takes_no_rules_that_it_cannot_meet(make_cloud, rules, status):
+    async with make_cloud() as cloud:
+        user = await found(cloud, "user")
+        answer = await cloud.as_admin("PATCH", f"/v3/users/{user}", {"user": {"options": {"multi_factor_auth_rules": rules}}})
+        assert answer.status == status, answer
+        assert await is_there(cloud)
+        await cloud.login(user, "of the administrator")
+
+
+async def test_rules_that_are_not_in_force_are_enabled_only_if_they_can_be_met(make_cloud):
+    async with make_cloud() as cloud:
+        path = f"/v3/users/{await found(cloud, 'user')}"
+        off = {"user": {"options": {**BOTH["user"]["options"], "multi_factor_auth_enabled": False}}}
+        assert (await cloud.as_admin("PATCH", path, off)).status == 200
+        for value in (True, None):
+            body = {"user": {"options": {"multi_factor_auth_enabled": value}}}
+            assert (await cloud.as_admin("PATCH", path, body)).status == 403
+
+
+async def test_the_last_administrator_keeps_the_seed_that_its_rules_ask_for(make_cloud):
+    async with make_cloud() as cloud:
+        user = await found(cloud, "user")
+        project = (await cloud.make("project", name="p"))["id"]
+        seeds = [(await cloud.make("credential", user_id=user, type="totp", blob=SEED32, **more))["id"]
+                 for more in ({}, {"project_id": project})]
+        assert (await cloud.as_admin("PATCH", f"/v3/users/{user}", BOTH)).status == 200
+        assert (await cloud.as_admin("DELETE", f"/v3/credentials/{seeds[0]}")).status == 204, "there is another one"
+        assert (await cloud.as_admin("DELETE", f"/v3/credentials/{seeds[1]}")).status == 403
+        assert (await cloud.as_admin("DELETE", f"/v3/projects/{project}")).status == 403, "the seed would go with it"
+        assert (await cloud.as_admin("GET", f"/v3/credentials/{seeds[1]}")).status == 200
+        await second(cloud, domain=(await cloud.make("domain", name="d"))["id"])
+        assert (await cloud.as_admin("DELETE", f"/v3/credentials/{seeds[1]}")).status == 204
+
+
+async def test_who_cannot_meet_its_own_rules_is_no_other_administrator(make_cloud):
+    async with make_cloud() as cloud:
+        ways = await last_ways(cloud)
+        other = await second(cloud, domain=(await cloud.make("domain", name="d"))["id"])
+        assert (await cloud.as_admin("PATCH", f"/v3/users/{other}", BOTH)).status == 200
+        assert (await cloud.as_admin(*ways[0])).status == 403
