@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, Table, delete, insert, select, tuple_, update
 
 from control.db import ensure_row
+from identity.administrators import has_administrator
 from identity.base import find_row, new_id
 from identity.effective import SYSTEM, groups_of
 from identity.model import (
@@ -164,6 +165,8 @@ def _make_admin(connection: Connection, state: Identity, seed: Seed, roles: dict
         connection.execute(update(user).where(user.c.id == user_id).values(options={}))
     for kind, target in (("project", project_id), ("domain", DEFAULT_DOMAIN), ("system", SYSTEM)):
         _grant(connection, user_id, kind, target, roles[ADMIN])
+    if row is not None and row.source_print != source and not has_administrator(connection):
+        connection.execute(update(user).where(user.c.id == user_id).values(options={}))      # rules that nobody could meet
     return []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, update
 
 from identity.bootstrap import bootstrap, find_admin
 from identity.model import counter, user
@@ -124,6 +124,26 @@ async def test_the_administrator_of_an_older_version_is_adopted(make_cloud, seed
         await start_again(cloud, replace(seed, admin_password="changed beside the upgrade"))
         assert await cloud.state.database.read(find_admin) == one
         await cloud.login(one, "changed beside the upgrade", SYSTEM)
+
+
+@pytest.mark.parametrize("has_seed", [False, True])
+async def test_rules_that_locked_everybody_out_end_with_a_new_password_and_others_do_not(make_cloud, seed, has_seed):
+    async with make_cloud() as cloud:
+        (one,) = await named_admin(cloud)
+        if has_seed:
+            await plant_seed(cloud, one, seed.admin_password)
+        options = {"multi_factor_auth_rules": [["password", "totp"]]}
+        await cloud.state.database.run(lambda connection: connection.execute(
+            update(user).where(user.c.id == one).values(options=options)))
+        await start_again(cloud, seed)
+        assert await options_of(cloud, one) == options, "a start alone ends none"
+        await start_again(cloud, replace(seed, admin_password="another"))
+        assert await options_of(cloud, one) == (options if has_seed else {})
+
+
+async def options_of(cloud, user_id):
+    return await cloud.state.database.read(lambda connection: connection.execute(
+        select(user.c.options).where(user.c.id == user_id)).scalar_one())
 
 
 @pytest.mark.parametrize("lacks", ["the role", "the print of a start"])
