@@ -120,22 +120,22 @@ class Device:
         self.peers, self._beside = found.peers, found.beside
         headers, last, recovery = found.headers, found.last, found.recovery
         recovery.incarnation = headers[-1].incarnation if headers else self.identity.incarnation
-        incarnation = self.identity.incarnation
-        floor = self._beside.floor
+        known_floor = floor = self._beside.floor
+        if recovery.amnesia:             # durable before the next epoch hides what was found
+            self._forget(now_us, recovery.amnesia)
+        recovery.amnesia = self.identity.amnesia
         if recovery.amnesia:
-            incarnation, floor = os.urandom(16), Stamp(now_us + 2 * self.limits.max_skew_us, 0, 0, 0)
-            self.identity = replace(self.identity, incarnation=incarnation)
-            save_identity(self.fs, self.root, self.identity)
+            floor = max(floor, Stamp(self.identity.floor_us or self._new_floor_us(now_us), 0, 0, 0))
         self.epoch = recovery.epoch + 1
-        self.journal = Journal(self.fs, self.root, incarnation=incarnation, epoch=self.epoch,
+        self.journal = Journal(self.fs, self.root, incarnation=self.identity.incarnation, epoch=self.epoch,
                                segment_bytes=self.limits.segment_bytes, predecessor=headers[-1] if headers else None,
                                predecessor_end=last.end if last else 0,
                                predecessor_footer=last.footer_offset if last else 0,
                                last_sequence=last.last_sequence if last else 0)
-        self.standing = Standing(is_new=recovery.is_new, amnesia=recovery.amnesia)
+        self.standing = Standing(is_new=recovery.is_new, amnesia=recovery.amnesia, ends=recovery.ends)
         self.floor = self._beside.floor = floor
         self.replica = Replica(self, floor=floor, ceiling=self._beside.ceiling, max_skew_us=self.limits.max_skew_us)
-        if recovery.amnesia:
+        if floor != known_floor:         # found now, or at a start whose record was never synced
             self._append_floor()
         self.has_room()
         if recovery.torn_bytes or recovery.damaged_rows or recovery.amnesia:
@@ -270,13 +270,20 @@ class Device:
 
     def restart_memory(self, now_us: int, reason: str) -> None:
         """Peers remember more than this device shows: a new incarnation and a floor; it no longer counts."""
-        self.identity = replace(self.identity, incarnation=os.urandom(16))
-        save_identity(self.fs, self.root, self.identity)
-        self.floor = self._beside.floor = Stamp(now_us + 2 * self.limits.max_skew_us, 0, 0, 0)
+        self._forget(now_us, reason)
+        self.floor = self._beside.floor = Stamp(self.identity.floor_us, 0, 0, 0)
         self.standing = Standing(is_new=False, amnesia=reason)
         self.replica = Replica(self, floor=self.floor, ceiling=self._beside.ceiling, max_skew_us=self.limits.max_skew_us)
         self._append_floor()
         log.error("device does not count", device=self.root, reason=reason)
+
+    def _forget(self, now_us: int, reason: str) -> None:
+        """Durably: a new incarnation, and why this one does not count, so that no later start does."""
+        self.identity = replace(self.identity, incarnation=os.urandom(16), amnesia=reason, floor_us=self._new_floor_us(now_us))
+        save_identity(self.fs, self.root, self.identity)
+
+    def _new_floor_us(self, now_us: int) -> int:
+        return now_us + 2 * self.limits.max_skew_us
 
     def _append_floor(self) -> None:
         self._beside.data_sequence = self.journal.append(RecordType.FLOOR, self.floor.pack())

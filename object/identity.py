@@ -1,11 +1,13 @@
 """Who a device is: `device.toml`, the lock, and the reasons for which a directory is refused.
 
-    format = 1, id (uuid), name, cluster, fingerprint, incarnation (32 hex digits), born (first incarnation)
+    format = 1, id (uuid), name, cluster, fingerprint, incarnation (32 hex digits)
+    amnesia (why it does not count), floor_us: only of a device that forgot
 
 An incarnation is one continuous memory. A device that shows less than its peers remember gets a new one.
 """
 from __future__ import annotations
 
+import json
 import tomllib
 from dataclasses import dataclass, replace
 
@@ -26,6 +28,8 @@ class Identity:
     fingerprint: str                     # of what decides placement: hash prefix, suffix, policies
     incarnation: bytes                   # 16 bytes
     format: int = FORMAT
+    amnesia: str = ""                    # why this device cannot trust its own memory, "" if it can
+    floor_us: int = 0                    # with amnesia: microseconds; it takes no ballot below
 
 
 def save_identity(fs: Vfs, root: str, identity: Identity) -> None:
@@ -33,6 +37,9 @@ def save_identity(fs: Vfs, root: str, identity: Identity) -> None:
     text = (f"format = {identity.format}\nid = \"{identity.id}\"\nname = \"{identity.name}\"\n"
             f"cluster = \"{identity.cluster}\"\nfingerprint = \"{identity.fingerprint}\"\n"
             f"incarnation = \"{identity.incarnation.hex()}\"\n")
+    if identity.amnesia:                 # may quote a peer or an error: whatever is no plain ASCII must not spoil the file
+        plain = "".join(char if " " <= char <= "~" else "?" for char in identity.amnesia)
+        text += f"amnesia = {json.dumps(plain)}\nfloor_us = {identity.floor_us}\n"
     path = f"{root}/device.toml"
     if fs.exists(path + ".new"):
         fs.unlink(path + ".new")
@@ -60,7 +67,9 @@ def load_identity(fs: Vfs, root: str) -> Identity | None:
         table = tomllib.loads(text.decode())
         identity = Identity(id=table["id"], name=table["name"], cluster=table["cluster"],
                             fingerprint=table["fingerprint"], incarnation=bytes.fromhex(table["incarnation"]),
-                            format=table["format"])
+                            format=table["format"], amnesia=table.get("amnesia", ""), floor_us=table.get("floor_us", 0))
+        if not isinstance(identity.amnesia, str) or not isinstance(identity.floor_us, int):
+            raise TypeError("amnesia has to be a string, floor_us a number")
     except (ValueError, KeyError, TypeError) as error:
         raise DeviceRefused(device=root, reason=f"device.toml cannot be read: {error}") from error
     if identity.format > FORMAT:

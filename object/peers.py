@@ -6,7 +6,7 @@ they remember has been rolled back or emptied. Source: docs/ARCHITECTURE.md, "Wh
 """
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgpack
@@ -50,8 +50,10 @@ class PeerMarks:
 class Standing:
     """Whether this device counts. amnesia: why it cannot trust its own memory, "" if it can."""
 
-    def __init__(self, *, is_new: bool, amnesia: str) -> None:
+    def __init__(self, *, is_new: bool, amnesia: str, ends: Sequence[tuple[int, int]] = ()) -> None:
+        """ends: see `object.recovery.Recovery`."""
         self.is_new = is_new
+        self._ends = ends
         self.amnesia = amnesia
         self.compared: set[str] = set()
         self.peers_needed = 0
@@ -68,6 +70,11 @@ class Standing:
             if (remembered.epoch, remembered.sequence) > (shown.epoch, shown.sequence):
                 return (f"{peer_id} remembers epoch {remembered.epoch} up to sequence {remembered.sequence}, "
                         f"this device shows {shown.epoch} and {shown.sequence}")
+            # a start since the roll-back has begun a later epoch: what counts is where the remembered one ended here
+            end = next((last for epoch, last in self._ends if epoch > remembered.epoch), remembered.sequence)
+            if remembered.sequence > end:
+                return (f"{peer_id} remembers epoch {remembered.epoch} up to sequence {remembered.sequence}, "
+                        f"in this device's journal it ends at {end}")
         self.compared.add(peer_id)
         return None
 

@@ -52,6 +52,7 @@ class Recovery:
     epoch: int = 0
     incarnation: bytes = b""
     sequence: int = 0                    # the last data sequence that was found, to be compared with the peers' marks
+    ends: list[tuple[int, int]] = field(default_factory=list)    # per epoch, ascending: (it, last sequence before it)
 
 
 @dataclass(slots=True)
@@ -93,6 +94,9 @@ class Replay:
         recovery = self.recovery
         recovery.epoch = max((header.epoch for header in self.headers), default=0)
         recovery.sequence = self.beside.data_sequence
+        for header in self.headers:
+            if not recovery.ends or header.epoch > recovery.ends[-1][0]:
+                recovery.ends.append((header.epoch, header.previous_last_sequence))
 
     def _begin_again(self) -> None:
         self._index.clear()
