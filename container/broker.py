@@ -53,6 +53,7 @@ class Broker:
         """name: "/account/container". Raises `sqlite3.DatabaseError` for a damaged file."""
         self.path = path
         self._changed: list[tuple[object, ...]] = []             # rows of the present transaction that are not written yet
+        has_log = os.path.exists(f"{path}-wal") and os.path.getsize(f"{path}-wal") > 0     # of a process that was killed
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64)
         os.chmod(path, 0o600)
         self._db.execute("PRAGMA journal_mode=WAL")
@@ -76,7 +77,7 @@ class Broker:
         for peer in self._confirmed:
             self._unconfirmed[peer] = self._load_unconfirmed(peer)
         self.wal_bytes = 0
-        self.is_dirty = False            # something is not in a synced checkpoint
+        self.is_dirty = has_log          # something is not in a synced checkpoint: that log may be in the page cache alone
         if not info:
             self._db.execute("INSERT OR REPLACE INTO info VALUES ('path', ?), ('format', ?)", (name, FORMAT))
 
@@ -292,8 +293,13 @@ class Broker:
     # --- durability ----------------------------------------------------------------------------------------------
 
     def checkpoint(self) -> int:
-        """Move the WAL into the database and sync both; the journal sequence up to which the file now stands for itself."""
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        """Move the WAL into the database and sync both; the journal sequence up to which the file now stands for itself.
+
+        Raises `sqlite3.OperationalError` while somebody else reads the file, `OSError`.
+        """
+        is_busy, _, _ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_busy:
+            raise sqlite3.OperationalError(f"another process reads {self.path}")
         handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(handle)

@@ -216,17 +216,28 @@ class RowStore:
         return [row for row in rows if row.instance < instance or (row.instance == instance and not is_live)]
 
     async def live_rows(self, key: bytes, *, instance: int, ballot: Stamp, after: str, limit: int) -> list[Row]:
-        """For the deletion of a container; only while this replica's promise stands at `ballot` or above."""
+        """For the deletion of a container; only while this replica's promise stands at `ballot` or above, durably.
+
+        Rows that came before the promise and are not synced yet are heard as well: they will be answered.
+        """
         promised = self._registers.promised(key)
         if promised is None or promised < ballot:
             raise NotCounted(reason="no promise stands behind this answer")
+        await self._all_synced()
         return await self._run(lambda: self._with_broker(
             key, lambda broker: broker.live_rows(instance, after=after, limit=limit), []))
 
     async def rows_of(self, key: bytes, names: Sequence[str]) -> list[Row]:
-        """All rows of these names, tombstones too."""
+        """All rows of these names, tombstones too, also those on their way to the disk."""
+        await self._all_synced()
         return await self._run(lambda: self._with_broker(
             key, lambda broker: [row for name in names for row in broker.versions(name)], []))
+
+    async def _all_synced(self) -> None:
+        """Until what was appended up to now is durable and on its way to its database."""
+        waiting = self._journal.synced(self._journal.last_sequence())
+        if waiting is not None:
+            await waiting
 
     def confirm(self, key: bytes, peer: str, rows: Sequence[tuple[str, bytes]]) -> None:
         """Hint: `peer` holds these."""
@@ -389,7 +400,7 @@ class RowStore:
                 if oldest.is_dirty:
                     try:
                         oldest.checkpoint()
-                    except sqlite3.Error:                        # then its rows stay in the journal until the next start
+                    except (sqlite3.Error, OSError):             # then its rows stay in the journal until the next start
                         self._evicted_dirty = True
                 oldest.close()
             broker = self._brokers[key] = Broker(self._file(key), self._paths.get(key, ""), self._peers_of(key))

@@ -222,7 +222,7 @@ class Replay:
                     self.recovery.amnesia = f"segment {scan.header.segment}: a record of type {row.type} is damaged"
                 continue
             held = self._find(row.key)
-            if held is None or held.ballot <= row.ballot:
+            if held is None or held.ballot < row.ballot:         # else all of it is known: by the index, or a copy that was moved
                 unknown = make_version(stamp=row.stamp, root=row.stamp, kind=Kind.LIVE, path="")
                 self._filter.add(row.key)
                 self.rows[row.key] = Held(row.ballot, unknown, BodyState.LOST, row.sequence, scan.header.segment)
@@ -246,9 +246,11 @@ def uncount(usage: dict[int, int], held: Held | None) -> None:
 
 
 def note_pending(pending: dict[bytes, Pending], key: bytes, version: Version) -> None:
-    """The listing has to be told of this version, if it is an object's."""
+    """The listing has to be told of this version, if it is an object's. Taken once more at a higher ballot it is owed as before."""
     if key[0] >= SPACE_OBJECT and version.kind != Kind.NOTHING:
-        pending[key] = Pending(version.stamp, version.path)
+        known = pending.get(key)
+        if known is None or known.stamp != version.stamp:
+            pending[key] = Pending(version.stamp, version.path)
 
 
 def pack_extras(beside: Beside, peers: PeerMarks) -> bytes:

@@ -11,11 +11,12 @@ from common.faultfs import Fault, FaultFs
 from common.timestamp import Stamp
 from common.vfs import PAGE_BYTES
 from object.device import Device, DeviceLimits
+from object.format import RecordType
 from object.identity import Identity, save_identity
 from object.index import MemoryIndex
 from object.replay import list_segments, segment_path
 from object.wire import BodyState, Kind, Mode
-from tests.fault.object.device_client import IDENTITY, LARGE, LIMITS, NOW, Client, key_of, open_device
+from tests.fault.object.device_client import IDENTITY, LARGE, LIMITS, NOW, Client, body_of, key_of, open_device
 
 JOURNAL = "/d1/journal"
 
@@ -132,6 +133,31 @@ def test_damage_in_a_sealed_segment_names_the_rows_that_it_lost(client):
     client.put("o2", 10)                                         # a newer write heals it
     restart(client, index=MemoryIndex())
     assert client.device.get(key_of("o2")).state == BodyState.INLINE
+
+
+def test_a_row_that_the_index_knows_is_not_lost_with_its_record(client):
+    client.device.append_row(RecordType.CONTAINER_ROW, b"no checkpoint covers it")       # so a start reads this segment again
+    client.put_large("large")
+    fill_segments(client, 3)
+    client.flush()
+    path, offset, _ = location(client, "large")
+    client.fs.flip_bit(path, offset + 60)
+    restart(client)
+    held = client.device.get(key_of("large"))
+    assert held.state == BodyState.FILE and held.version.path == "/a/c/large" and client.device.recovery.damaged_rows == 0
+
+
+def test_what_is_owed_is_owed_when_the_same_version_is_taken_at_a_higher_ballot(client):
+    client.put("x", 100)
+    version = client.device.get(key_of("x")).version
+    client.device.owe(key_of("x"), version.stamp)
+    ballot = client.next_stamp()                                 # a condition that was false, a read that settles
+    assert client.device.replica.accept(key_of("x"), ballot=ballot, version=version, mode=Mode.KEEP, now_us=ballot.micros,
+                                        body=body_of(version.stamp.write_id, 100)).ok
+    client.device.commit_inline()
+    assert client.device.pending[key_of("x")].is_owed
+    restart(client, index=MemoryIndex())
+    assert client.device.pending[key_of("x")].is_owed
 
 
 def test_a_lost_row_is_filled_by_a_repair(client):
