@@ -4,15 +4,18 @@
     | xattr user.holdfast: msgpack [key, body id, body bytes, path, trailer crc] |
 
 The trailer's crc covers the block checksums and itself; it is repeated in the journal record that names the file.
-Durable with one fsync after the link: fdatasync may lose the name. Budget: 1 write pass, 1 fsync, no rename.
+Durable with one fsync after the link: fdatasync may lose the name. Budget: 1 write pass, 1 fsync, no rename. Staged again,
+a body replaces the file that is there: nobody knows whether that one was ever synced.
 """
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
+import os
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgpack
 
@@ -35,6 +38,27 @@ def body_directory(root: str, key: bytes) -> str:
 
 def body_path(root: str, key: bytes, body_id: int) -> str:
     return f"{body_directory(root, key)}/{split_key(key)[2].hex()}.{body_id:016x}"
+
+
+_names_lock = threading.Lock()
+_names: dict[str, list[threading.Lock]] = {}     # path -> its lock, once for each who holds it or waits for it
+
+
+@contextlib.contextmanager
+def alone_with(path: str) -> Iterator[None]:
+    """Blocks until nobody else gives or takes the name of this body file."""
+    with _names_lock:
+        holders = _names.setdefault(path, [])
+        lock = holders[0] if holders else threading.Lock()
+        holders.append(lock)
+    try:
+        with lock:
+            yield
+    finally:
+        with _names_lock:
+            holders.pop()
+            if not holders:
+                del _names[path]
 
 
 class _Aligned(threading.local):
@@ -128,17 +152,24 @@ class BodyWriter:
             view = view[take:]
 
     def finish(self, key: bytes, body_id: int, path: str) -> int:
-        """Trailer, xattr, name, sync: the crc of the trailer. A file that is there already is this very body."""
+        """Trailer, xattr, name, sync: the crc of the trailer. What had the name before is replaced. Raises OSError."""
         with self._lock:
-            return self._finish(key, body_id, path)
+            crc = self._end(key, body_id, path)
+            with alone_with(body_path(self._root, key, body_id)):
+                self._name(key, body_id)
+            self._close()
+            return crc
 
-    def _finish(self, key: bytes, body_id: int, path: str) -> int:
+    def _end(self, key: bytes, body_id: int, path: str) -> int:
         if self._block_fill:
             self._end_block()
         trailer, crc = _encode_trailer(bytes(self._crcs), self.size_bytes)
         self._append([self._rest, trailer] if self._rest else [trailer])
         packed = msgpack.packb((key, body_id, self.size_bytes, path, crc), unicode_errors="surrogatepass")
         self._fs.set_xattr(self._handle, XATTR, packed)
+        return crc
+
+    def _name(self, key: bytes, body_id: int) -> None:
         target = body_path(self._root, key, body_id)
         try:
             self._fs.link_unnamed(self._handle, target)
@@ -148,10 +179,32 @@ class BodyWriter:
             self._fs.fsync_dir(f"{self._root}/bodies")
             self._fs.link_unnamed(self._handle, target)
         except FileExistsError:
-            pass
-        self._fs.fsync(self._handle)
-        self._close()
-        return crc
+            self._replace(key, target)
+            return
+        self._sync_named(target)
+
+    def _replace(self, key: bytes, target: str) -> None:
+        """Over a file of the same body. It may be torn, or acknowledged: it has the name until ours is durable."""
+        spare = body_path(self._root, key, int.from_bytes(os.urandom(8), "big"))     # a crash leaves it to the sweeper
+        self._fs.link_unnamed(self._handle, spare)
+        self._sync_named(spare)
+        try:
+            self._fs.rename(spare, target)
+        except OSError:
+            self._take_back(spare)
+            raise
+        self._fs.fsync_dir(body_directory(self._root, key))
+
+    def _sync_named(self, path: str) -> None:
+        try:
+            self._fs.fsync(self._handle)
+        except OSError:
+            self._take_back(path)        # its pages are lost though they still read well
+            raise
+
+    def _take_back(self, path: str) -> None:
+        with contextlib.suppress(OSError):
+            self._fs.unlink(path)
 
     def abort(self) -> None:
         """Give up the file; without a name nothing is left behind. Waits for a write that runs."""

@@ -11,14 +11,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from common.errors import Corruption, DeviceFull, DeviceRefused, DeviceUnavailable
 from common.log import get_logger
 from common.timestamp import Stamp, unpack_stamp
 from common.vfs import Vfs
-from object.bodies import BodyReader, BodyWriter, body_path
+from object.bodies import BodyReader, BodyWriter, alone_with, body_path
 from object.format import (
     FLAG_MOVED,
     OBJECT_TYPES,
@@ -90,7 +90,8 @@ class Device:
         self._beside = Beside()
         self._unplaced: deque[tuple[Held, int]] = deque()        # in order of their sequences
         self._handles: dict[int, int] = {}                       # of segments that are read
-        self.displaced_bodies: list[str] = []
+        self._staging: list[tuple[bytes, int]] = []              # (key, body id) of files that are getting their name
+        self.displaced_bodies: dict[tuple[bytes, int], int] = {}         # (key, body id) -> sequence of the successor
         self.damaged_segments: set[int] = set()                  # that compaction has to leave
         self.is_full = False
         self.fault: str = ""             # set when the device is retired
@@ -216,7 +217,7 @@ class Device:
         self._unplaced.append((held, sequence))
         uncount(self.usage, before)
         if before is not None and before.state == BodyState.FILE and not keeps and state != BodyState.LEARNED:
-            self.displaced_bodies.append(body_path(self.root, key, before.version.body_id))
+            self.displaced_bodies[key, before.version.body_id] = sequence
         self._show(key, held)
         self.filter.add(key)
         self._beside.data_sequence = sequence
@@ -456,8 +457,19 @@ class Device:
             raise DeviceFull(device=self.identity.name, free_bytes=self.free_bytes)
         return BodyWriter(self.fs, self.root, free_bytes_min=int(self.size_bytes * (1 - self.limits.fill_max)))
 
+    @contextlib.contextmanager
+    def staging(self, key: bytes, body_id: int) -> Iterator[None]:
+        """In the loop, around what gives a body its name: displaced before or meanwhile, the file stays."""
+        self.displaced_bodies.pop((key, body_id), None)
+        self._staging.append((key, body_id))
+        try:
+            yield
+        finally:
+            self._staging.remove((key, body_id))
+
     def staged(self, key: bytes, body_id: int, trailer_crc: int) -> None:
         """A body is durable under its name and waits for the record."""
+        self.displaced_bodies.pop((key, body_id), None)
         self._staged[key, body_id] = trailer_crc
 
     def forget_staged(self, key: bytes, body_id: int) -> None:
@@ -477,16 +489,33 @@ class Device:
                              held.length, held.trailer_crc))
         log.error("body quarantined", device=self.root, path=held.version.path, stamp=list(held.version.stamp))
 
-    def take_displaced(self) -> list[str]:
-        """Files whose successors were appended up to now; for `unlink` once those are durable."""
-        paths, self.displaced_bodies = self.displaced_bodies, []
-        return paths
+    def take_displaced(self) -> list[tuple[bytes, int, int]]:
+        """In the loop: (key, body id, sequence) of files for `unlink`. Their successors are durable, and nothing wants them again.
 
-    def unlink(self, paths: Iterable[str]) -> None:
-        """Remove body files. Blocking; one that is not there or cannot be removed is left to the sweeper."""
-        for path in paths:
-            with contextlib.suppress(OSError):
-                self.fs.unlink(path)
+        They stay on the list until they are removed, so that staging one of them still takes it off.
+        """
+        found = []
+        for (key, body_id), sequence in list(self.displaced_bodies.items()):
+            if sequence > self.synced_sequence:
+                continue
+            held = self.get(key)
+            is_named = held is not None and held.version.body_id == body_id
+            if is_named or (key, body_id) in self._staged or (key, body_id) in self._staging:
+                del self.displaced_bodies[key, body_id]
+            else:
+                found.append((key, body_id, sequence))
+        return found
+
+    def unlink(self, displaced: Iterable[tuple[bytes, int, int]]) -> None:
+        """Remove body files that are still displaced. Blocking; one that is not there or cannot be removed is the sweeper's."""
+        for key, body_id, sequence in displaced:
+            path = body_path(self.root, key, body_id)
+            with alone_with(path):       # who stages it took it off the list first, and gives the name after us
+                if self.displaced_bodies.get((key, body_id)) != sequence:
+                    continue
+                self.displaced_bodies.pop((key, body_id), None)
+                with contextlib.suppress(OSError):
+                    self.fs.unlink(path)
 
     # --- space ---------------------------------------------------------------------------------------------------
 

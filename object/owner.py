@@ -295,8 +295,9 @@ class Owner:
 
     async def stage(self, writer: BodyWriter, key: bytes, body_id: int, path: str) -> Reply:
         """Make a written body durable under its name; the reply is a look."""
-        trailer_crc = await self.in_body_pool(lambda: writer.finish(key, body_id, path))
-        self.device.staged(key, body_id, trailer_crc)
+        with self.device.staging(key, body_id):
+            trailer_crc = await self.in_body_pool(lambda: writer.finish(key, body_id, path))
+            self.device.staged(key, body_id, trailer_crc)
         return await whole(self.look(key, None, seen_us=0, is_durable=False, read_body=False))
 
     async def open_body(self, key: bytes, body_id: int) -> BodyReader:
@@ -396,11 +397,11 @@ class Owner:
 
     async def _unlink(self) -> None:
         device = self.device
-        paths = device.take_displaced()
-        if paths and (waiting := self.synced(device.journal.next_sequence - 1)) is not None:
+        if device.displaced_bodies and (waiting := self.synced(device.journal.next_sequence - 1)) is not None:
             await waiting                # else power loss could leave the old row, which was acknowledged, without its body
-        if paths:
-            await self.in_body_pool(lambda: device.unlink(paths))
+        displaced = device.take_displaced()
+        if displaced:
+            await self.in_body_pool(lambda: device.unlink(displaced))
 
     async def _look_at_room(self) -> None:
         await self._in_journal_pool(self.device.has_room)
