@@ -40,6 +40,7 @@ def body_file(cluster, index):
 async def test_a_flipped_bit_in_the_journal_is_not_served_and_is_mended(tmp_path, victim):
     async with running(tmp_path) as cluster:
         await put(cluster.store(), "o", SMALL)
+        await until(lambda: (row := held(cluster, victim, "o")[1]) is not None and row.segment, "the third replica has it too")
         key, row = held(cluster, victim, "o")
         flip(cluster.device(victim) / "journal" / f"{row.segment:010d}.seg", row.offset + row.length - 5000)
         for store in cluster.stores:
