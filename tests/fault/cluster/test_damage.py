@@ -20,6 +20,12 @@ def held(cluster, index, name):
     return place.key, cluster.owner_of(index).device.get(place.key)
 
 
+async def placed(cluster, index, name):
+    """The same, once its record is on the disk: a PUT is answered by two of three."""
+    await until(lambda: (row := held(cluster, index, name)[1]) is not None and row.segment, "this replica has it too")
+    return held(cluster, index, name)
+
+
 def flip(path, offset):
     with open(path, "r+b") as file:
         file.seek(offset)
@@ -40,8 +46,7 @@ def body_file(cluster, index):
 async def test_a_flipped_bit_in_the_journal_is_not_served_and_is_mended(tmp_path, victim):
     async with running(tmp_path) as cluster:
         await put(cluster.store(), "o", SMALL)
-        await until(lambda: (row := held(cluster, victim, "o")[1]) is not None and row.segment, "the third replica has it too")
-        key, row = held(cluster, victim, "o")
+        key, row = await placed(cluster, victim, "o")
         flip(cluster.device(victim) / "journal" / f"{row.segment:010d}.seg", row.offset + row.length - 5000)
         for store in cluster.stores:
             assert await get(store, "o") == SMALL
@@ -88,7 +93,7 @@ async def test_a_flipped_bit_found_at_start_is_served_from_the_others(tmp_path):
         await put(cluster.store(), "o", b"old")
         await put(cluster.store(), "o", SMALL)
         await put(cluster.store(), "after", b"x")
-        _, row = held(cluster, 1, "o")
+        _, row = await placed(cluster, 1, "o")
         await cluster.stop()
         flip(cluster.device(1) / "journal" / f"{row.segment:010d}.seg", row.offset + row.length - 5000)
         for path in (cluster.device(1) / "index").iterdir():
