@@ -115,6 +115,11 @@ def same_or_absent(given: Mapping[str, Any], name: str, have: object) -> None:
         raise BadRequest(reason=f"{name} cannot be changed.")
 
 
+def merged_options(old: Mapping[str, Any], new: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The options of a user, project or role after a change; None takes one away."""
+    return {name: value for name, value in {**old, **(new or {})}.items() if value is not None}
+
+
 def refuse_immutable(what: str, options: Mapping[str, Any], given: Mapping[str, Any] | None) -> None:
     """Of an immutable resource only that option can be changed, alone: so nothing is changed by a slip. Raises `Forbidden`.
 

@@ -19,6 +19,7 @@ from identity.base import (
     find_row,
     free_attributes,
     get_allowed,
+    merged_options,
     missing,
     new_id,
     refuse_immutable,
@@ -114,7 +115,7 @@ def _add(connection: Connection, given: Mapping[str, Any], *, domain_id: str, pa
          row_id: str | None = None) -> Row[Any]:
     row = add_row(connection, project, what="domain" if is_domain else "project", id=row_id or new_id(), name=given["name"],
                   domain_id=domain_id, parent_id=parent_id, is_domain=is_domain, enabled=given.get("enabled", True),
-                  description=given.get("description"), options=_merged({}, given.get("options")),
+                  description=given.get("description"), options=merged_options({}, given.get("options")),
                   extra=free_attributes(given, (*_KNOWN, "explicit_domain_id")))
     _set_tags(connection, row.id, given.get("tags", ()))
     return row
@@ -126,10 +127,6 @@ def _create_domain_project(connection: Connection, call: Call, given: Mapping[st
         raise BadRequest(reason="A project that acts as a domain is in no domain and has no parent.")
     call.enforce(rule="identity:create_domain")
     return _shown(connection, call, _add(connection, given, domain_id=ROOT, parent_id=ROOT, is_domain=True))
-
-
-def _merged(old: Mapping[str, Any], new: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {name: value for name, value in {**old, **(new or {})}.items() if value is not None}
 
 
 def list_projects(connection: Connection, call: Call) -> dict[str, Any]:
@@ -238,7 +235,7 @@ def _change(connection: Connection, state: Identity, row: Row[Any], given: Mappi
 def _apply(connection: Connection, state: Identity, row: Row[Any], given: Mapping[str, Any]) -> Row[Any]:
     values: dict[str, Any] = {name: given[name] for name in ("name", "enabled", "description") if name in given}
     if "options" in given:
-        values["options"] = _merged(row.options, given["options"])
+        values["options"] = merged_options(row.options, given["options"])
     if given.keys() - _KNOWN:
         values["extra"] = free_attributes(given, _KNOWN, row.extra)
     if given.get("enabled") is False and row.enabled:

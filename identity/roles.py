@@ -19,6 +19,7 @@ from identity.base import (
     find_row,
     free_attributes,
     get_row,
+    merged_options,
     missing,
     new_id,
     refuse_immutable,
@@ -46,12 +47,8 @@ def create_role(connection: Connection, call: Call) -> dict[str, Any]:
         check_domain(connection, domain_id)
     row = add_row(connection, role, what="role", id=new_id(), domain_id=domain_id, name=given["name"],
                   description=given.get("description"),
-                  options=_options({}, given), extra=free_attributes(given, _KNOWN))
+                  options=merged_options({}, given.get("options")), extra=free_attributes(given, _KNOWN))
     return {"role": show_role(call, row)}
-
-
-def _options(old: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in {**old, **(given.get("options") or {})}.items() if value is not None}
 
 
 def list_roles(connection: Connection, call: Call) -> dict[str, Any]:
@@ -87,7 +84,7 @@ def update_role(connection: Connection, call: Call) -> dict[str, Any]:
     refuse_immutable("role", row.options, given)
     values: dict[str, Any] = {name: given[name] for name in ("name", "description") if name in given}
     if "options" in given:
-        values["options"] = _options(row.options, given)
+        values["options"] = merged_options(row.options, given.get("options"))
     if given.keys() - _KNOWN:
         values["extra"] = free_attributes(given, _KNOWN, row.extra)
     call.state.change(connection)

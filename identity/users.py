@@ -20,6 +20,7 @@ from identity.base import (
     find_row,
     free_attributes,
     get_allowed,
+    merged_options,
     missing,
     new_id,
     rows_among,
@@ -101,17 +102,12 @@ async def create_user(call: Call) -> dict[str, Any]:
             description=given.get("description"), email=given.get("email"), default_project_id=given.get("default_project_id"),
             password_hash=hashed, password_changed_us=now_us if hashed else None, must_change_password=False, created_us=now_us,
             password_expires_us=_expiry_us(state, given.get("options", {}), now_us) if hashed else None,
-            options=_merged({}, given.get("options")), extra=free_attributes(given, _KNOWN), failed_count=0, failed_us=None,
+            options=merged_options({}, given.get("options")), extra=free_attributes(given, _KNOWN), failed_count=0, failed_us=None,
             last_active_us=None, source_print=None)
         _remember_password(connection, state, row.id, hashed)
         return row
 
     return {"user": show_user(call, await call.run(create))}
-
-
-def _merged(old: Mapping[str, Any], new: Mapping[str, Any] | None) -> dict[str, Any]:
-    """None takes an option away."""
-    return {name: value for name, value in {**old, **(new or {})}.items() if value is not None}
 
 
 def _check_default_project(connection: Connection, project_id: str | None) -> None:
@@ -186,7 +182,7 @@ async def update_user(call: Call) -> dict[str, Any]:
             _check_default_project(connection, given["default_project_id"])
         values: dict[str, Any] = {name: given[name] for name in ("name", "enabled", "description", "email", "default_project_id")
                                   if name in given}
-        options = _merged(row.options, given.get("options"))
+        options = merged_options(row.options, given.get("options"))
         if "options" in given:
             values["options"] = options
         if given.keys() - _KNOWN:

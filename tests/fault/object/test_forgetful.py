@@ -118,14 +118,8 @@ def test_a_rolled_back_device_is_found_out_when_it_has_written_since(rolled_back
     assert not compare(third.device, remembered)
 
 
-def test_a_rolled_back_device_is_found_out_by_the_header_of_a_dropped_segment():
-    client = started()
-    client.put("a", 100)
-    client.flush()
-    fs, index = client.fs.copy(), deepcopy(client.index)
-    client.put("x", 3000)
-    remembered = client.device.mark()
-    client = started(fs.after_power_loss(), index)
+def test_a_rolled_back_device_is_found_out_by_the_header_of_a_dropped_segment(rolled_back):
+    client, remembered = rolled_back
     while client.device.journal.segment < 5:
         client.put("a", 3000)
     client.flush()

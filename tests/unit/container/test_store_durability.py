@@ -25,7 +25,7 @@ class Journal:
 
     def __init__(self):
         self.records, self.covered, self.is_synced = [], None, True
-        self.waiting = []
+        self.waiting, self.asked = [], asyncio.Event()
 
     def append_row(self, space, meta):
         self.records.append((meta, len(self.records) + 1))
@@ -34,6 +34,7 @@ class Journal:
     def synced(self, sequence):
         if self.is_synced or not sequence:
             return None
+        self.asked.set()
         self.waiting.append(asyncio.get_running_loop().create_future())
         return self.waiting[-1]
 
@@ -137,13 +138,15 @@ async def test_a_deletion_hears_of_rows_that_are_on_their_way_to_the_disk(tmp_pa
     journal, registers = Journal(), Registers()
     store = store_over(tmp_path, journal, registers)
     journal.is_synced = False
-    row = asyncio.ensure_future(store.put_rows(KEY, PATH, [ROW]))
-    await asyncio.sleep(0)
+    row = store.put_rows(KEY, PATH, [ROW])
+    journal.asked.clear()
     registers.promise = Stamp(9, 0, 1, 1)
     asked = asyncio.create_task(store.live_rows(KEY, instance=7, ballot=registers.promise, after="", limit=10)
                                 if ask == "live_rows" else store.rows_of(KEY, ["x"]))
-    await asyncio.wait([asked], timeout=0.1)                 # long enough to answer from memory alone
+    waits = asyncio.create_task(journal.asked.wait())        # for the disk, instead of an answer from memory alone
+    await asyncio.wait([asked, waits], return_when=asyncio.FIRST_COMPLETED)
     journal.sync()
+    waits.cancel()
     assert await asked == [ROW]
     await row
     await store.close()

@@ -110,10 +110,12 @@ async def test_who_waits_is_bounded_and_a_try_that_breaks_off_leaves_no_place_be
 
 
 async def test_a_try_that_ends_during_the_look_of_another_is_not_overlooked():
-    attempts, failures = Attempts(), [0]
+    attempts, failures, again = Attempts(), [0], asyncio.Event()
 
     async def stale_look():
         seen = failures[0]
+        if seen:
+            again.set()
         if not failures[0]:                      # the first look is slow: meanwhile the other try fails and is counted
             failures[0] = 1
             attempts.end("u")
@@ -121,8 +123,8 @@ async def test_a_try_that_ends_during_the_look_of_another_is_not_overlooked():
 
     await attempts.begin("u", lambda: asyncio.sleep(0, 1), lambda left: left)
     task = asyncio.create_task(attempts.begin("u", stale_look, lambda left: left))
-    for _ in range(20):
-        await asyncio.sleep(0)
+    await asyncio.wait_for(again.wait(), 30)
+    await asyncio.sleep(0)                       # its turn after that look: to begin, or to wait on
     assert not task.done(), "it looked again, and no failure is left"
     task.cancel()
     await asyncio.wait([task])
